@@ -1,0 +1,45 @@
+# `make` lists the targets. Everything lives in .venv; delete that folder to undo it all.
+
+PYTHON ?= python3.11
+
+BIN   := .venv/bin
+PIP   := $(BIN)/python -m pip --disable-pip-version-check
+STAMP := .venv/.setup-done
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint bench
+
+help:  ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP)  ## create .venv with everything in it (PYTHON=... picks the interpreter)
+
+# pip is quiet except for torch: about 3 GB of downloads deserve a progress bar.
+$(STAMP): requirements.txt requirements-dev.txt constraints.txt pyproject.toml tools/install_detectron2.py
+	@echo "[1/5] Virtual environment"
+	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv || { \
+		echo "error: cannot make .venv with $(PYTHON). To mend it: install Python 3.11 with its venv" \
+		     "module, or name another: make setup PYTHON=/path/to/python" >&2; exit 2; }
+	@echo "[2/5] PyTorch (the largest part: about 3 GB to download, 6 GB on disk)"
+	@$(PIP) install --constraint constraints.txt torch torchvision
+	@echo "[3/5] Other requirements (a minute or two, silent)"
+	@$(PIP) install --quiet --constraint constraints.txt -r requirements.txt -r requirements-dev.txt
+	@echo "[4/5] Detectron2"
+	@$(BIN)/python tools/install_detectron2.py
+	@echo "[5/5] QIML, editable"
+	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+	@echo "Done. Next: make demo"
+
+demo: $(STAMP)  ## train and picture a small detector on synthetic data
+	$(BIN)/python tools/quickstart.py
+
+test: $(STAMP)  ## run the tests
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)  ## check style and formatting
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+bench: $(STAMP)  ## time the losses, the model and the evaluation
+	$(BIN)/python tools/benchmark.py
