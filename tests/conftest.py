@@ -1,0 +1,97 @@
+"""Fixtures every test may use: `real_data` (skips without it) and `kitti_folder` (makes one)."""
+
+import os
+from collections.abc import Callable, Sequence
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qiml.data.kitti_format import KITTIObjects, write_calibration, write_objects
+
+PROJECTION = np.array([[180.0, 0, 160, 9], [0, 180, 48, 0.1], [0, 0, 1, 0.003]])
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of real KITTI and Waymo samples; tests that ask for it skip where it is absent."""
+    root = Path(__file__).resolve().parents[1]
+    folder = Path(os.environ.get("QIML_TEST_DATA", root / "../shared/data")).resolve()
+    if not (folder / "kitti" / "ImageSets").is_dir():
+        pytest.skip(f"needs real data: no {folder}/kitti; set QIML_TEST_DATA to its folder")
+    return folder
+
+
+@pytest.fixture
+def kitti_folder(tmp_path: Path) -> Callable[..., Path]:
+    """Make a small folder in KITTI's layout.
+
+    `kitti_folder()` returns a new root with two labelled frames 000000 and 000001 in
+    ImageSets/train.txt; keyword arguments change that:
+
+        frames: number of frames.
+        split: its list; "test" makes `testing` without labels.
+        objects: KITTIObjects for every frame, or a list with one a frame. By default each frame
+            has a car, a pedestrian, a cyclist and a DontCare region, with 2D boxes that fit.
+        size: (width, height) in pixels. Images are noise, the same in every run.
+        extension: of the images.
+        root: an existing folder to add the split to.
+    """
+    numbers = count()
+
+    def make(
+        frames: int = 2,
+        split: str = "train",
+        objects: KITTIObjects | Sequence[KITTIObjects] | None = None,
+        size: tuple[int, int] = (320, 96),
+        extension: str = ".png",
+        root: Path | None = None,
+    ) -> Path:
+        import cv2
+
+        root = root or tmp_path / f"kitti{next(numbers)}"
+        objects = _street(size) if objects is None else objects
+        objects = [objects] * frames if isinstance(objects, KITTIObjects) else objects
+        folder = root / ("testing" if split == "test" else "training")
+        noise = np.random.default_rng(0)
+        ids = [f"{index:06d}" for index in range(frames)]
+        (folder / "image_2").mkdir(parents=True, exist_ok=True)
+        (root / "ImageSets").mkdir(exist_ok=True)
+        (root / "ImageSets" / f"{split}.txt").write_text("\n".join(ids))  # KITTI's end so, too
+        for image_id, frame_objects in zip(ids, objects, strict=True):
+            image = noise.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+            assert cv2.imwrite(str(folder / "image_2" / f"{image_id}{extension}"), image)
+            write_calibration(folder / "calib" / f"{image_id}.txt", PROJECTION)
+            if split != "test":
+                write_objects(folder / "label_2" / f"{image_id}.txt", frame_objects)
+        return root
+
+    return make
+
+
+def _street(size: tuple[int, int]) -> KITTIObjects:
+    """A car, a pedestrian, a cyclist and a DontCare region."""
+    import torch
+
+    from qiml.structures.boxes3d import Boxes3D
+    from qiml.structures.camera import Camera
+
+    location = torch.tensor([[1.5, 1.5, 10], [-2, 1.5, 7], [4, 1.5, 12]])
+    dimensions = torch.tensor([[1.5, 1.6, 3.9], [1.75, 0.6, 0.8], [1.75, 0.6, 1.8]])
+    rotation_y = torch.tensor([-1.57, 0.3, 1.2])
+    boxes = Boxes3D.from_kitti(location, dimensions, rotation_y)
+    camera = Camera(torch.tensor(PROJECTION, dtype=torch.float32))
+    bbox = boxes.project(camera, (size[1], size[0])).numpy()
+    seen = KITTIObjects.from_columns(
+        ["Car", "Pedestrian", "Cyclist"],
+        bbox=bbox,
+        dimensions=dimensions,
+        location=location,
+        rotation_y=rotation_y,
+        alpha=boxes.alpha,
+        truncation=0,
+        occlusion=0,
+    )
+    region = KITTIObjects.from_columns(["DontCare"], bbox=np.array([[10, 10, 40, 30]]))
+    return KITTIObjects.concatenate([seen, region])
