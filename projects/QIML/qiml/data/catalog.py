@@ -1,0 +1,62 @@
+"""Dataset names that configs and command lines may use."""
+
+import difflib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from detectron2.data import DatasetCatalog
+
+from qiml.data.kitti import register_kitti_format
+from qiml.errors import ConfigError
+
+# name -> (folder under DETECTRON2_DATASETS, split)
+BUILTIN_DATASETS = {
+    f"{folder}_{split}": (folder, split)
+    for folder, splits in (
+        ("kitti", ("train", "val", "trainval", "test")),
+        ("synthetic", ("train", "val")),
+    )
+    for split in splits
+}
+CUSTOM_PREFIX = "kitti_format:"
+
+
+def register_datasets(names: Iterable[str]) -> None:
+    """Register datasets by name. To be called in every process, since catalogs are not shared.
+
+    A name is one of `BUILTIN_DATASETS`, whose folder lies under the environment variable
+    `DETECTRON2_DATASETS` (default `datasets`) as it is now; or `kitti_format:ROOT:SPLIT` for any
+    folder in KITTI's layout; or a dataset that is registered already.
+
+    Args:
+        names: as in `cfg.DATASETS.TRAIN` and `cfg.DATASETS.TEST`.
+
+    Raises:
+        ConfigError: a name is none of these.
+    """
+    datasets = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser()
+    for name in names:
+        if name in BUILTIN_DATASETS:
+            folder, split = BUILTIN_DATASETS[name]
+            register_kitti_format(name, datasets / folder, split)
+        elif name.startswith(CUSTOM_PREFIX):
+            # From the right: a root such as C:\data holds a colon itself.
+            root, _, split = name.removeprefix(CUSTOM_PREFIX).rpartition(":")
+            if not root or not split:
+                raise _unknown_name(name)
+            register_kitti_format(name, Path(root).expanduser(), split)
+        elif name not in DatasetCatalog:
+            raise _unknown_name(name)
+
+
+def _unknown_name(name: str) -> ConfigError:
+    similar = difflib.get_close_matches(name, BUILTIN_DATASETS, n=1)
+    suggestion = f"did you mean '{similar[0]}'? " if similar else ""
+    return ConfigError(
+        "DATASETS.TRAIN or DATASETS.TEST",
+        found=f"'{name}'",
+        expected=f"one of {', '.join(BUILTIN_DATASETS)}",
+        mend=f"{suggestion}For your own data in KITTI's layout write {CUSTOM_PREFIX}ROOT:SPLIT, "
+        "such as DATASETS.TRAIN \"('kitti_format:/data/mine:train',)\"",
+    )

@@ -1,0 +1,130 @@
+"""Folders in KITTI's layout: which frames a split has, and where their files lie.
+
+::
+
+    ROOT/ImageSets/{train,val,trainval,test}.txt    one frame id a line, such as 000042
+    ROOT/training/image_2/000042.png                or .jpg, .jpeg
+    ROOT/training/label_2/000042.txt                the folder is absent when there are no labels
+    ROOT/training/calib/000042.txt
+    ROOT/testing/{image_2,calib}/...                read for the split "test"
+"""
+
+from pathlib import Path
+
+from PIL import Image
+
+from qiml.data.kitti_format import read_lines
+from qiml.errors import DatasetError
+
+_EXTENSIONS = (".png", ".jpg", ".jpeg")
+_LAYOUT = (
+    "a folder in KITTI's layout: training/{image_2,label_2,calib}, testing/{image_2,calib}, "
+    "ImageSets/{train,val,trainval,test}.txt"
+)
+_MEND = (
+    "for KITTI, download left colour images, labels and calibration from '3D object detection' at "
+    "https://www.cvlibs.net/datasets/kitti into datasets/kitti, with the ImageSets of the Chen "
+    "split (MonoDLE's repository has them), or point DETECTRON2_DATASETS at the folder that holds "
+    "'kitti'; for other data, correct the path"
+)
+
+
+class KITTISplit:
+    """The frames of one split of a folder in KITTI's layout.
+
+    Args:
+        root: folder that holds `training` or `testing`, and `ImageSets`.
+        split: name of a list in `ImageSets`. "test" reads `testing`, every other split `training`;
+            "all" without a list stands for every image.
+
+    Attributes:
+        image_ids: frame ids, in the list's order.
+        label_dir: folder of the labels, or None when the split has none.
+
+    Raises:
+        DatasetError: the folder or the split's list is missing, empty or has a frame twice.
+    """
+
+    def __init__(self, root: str | Path, split: str):
+        root = Path(root)
+        self.folder = root / ("testing" if split == "test" else "training")
+        image_dir = self.folder / "image_2"
+        if not image_dir.is_dir():
+            raise DatasetError(image_dir, found="no such folder", expected=_LAYOUT, mend=_MEND)
+        self._images = {
+            file.stem: file
+            for file in sorted(image_dir.iterdir())
+            if file.suffix.lower() in _EXTENSIONS
+        }
+        label_dir = self.folder / "label_2"
+        self.label_dir = label_dir if split != "test" and label_dir.is_dir() else None
+        id_file = root / "ImageSets" / f"{split}.txt"
+        if split == "all" and not id_file.exists():
+            self.image_ids = list(self._images)
+        else:
+            self.image_ids = read_image_ids(id_file)
+
+    def image_file(self, image_id: str) -> Path:
+        """Path of a frame's image. Raises DatasetError when there is none."""
+        if image_id not in self._images:
+            raise DatasetError(
+                self.folder / "image_2" / f"{image_id}.png",
+                found="no such file",
+                expected=f"the image of frame {image_id} as .png, .jpg or .jpeg",
+                mend="add the image, or remove the frame from the ImageSets list",
+            )
+        return self._images[image_id]
+
+    def calibration_file(self, image_id: str) -> Path:
+        """Where a frame's calibration lies."""
+        return self.folder / "calib" / f"{image_id}.txt"
+
+    def label_file(self, image_id: str) -> Path | None:
+        """Where a frame's labels lie, or None when the split has none."""
+        return self.label_dir / f"{image_id}.txt" if self.label_dir else None
+
+
+def read_image_ids(path: str | Path) -> list[str]:
+    """Read a list of frame ids, one a line; ids are kept as text, so zeros in front stay.
+
+    Raises:
+        DatasetError: the list is missing, empty or names a frame twice.
+    """
+    if not Path(path).is_file():
+        raise DatasetError(
+            path, found="no such file", expected="a list of frame ids, one a line", mend=_MEND
+        )
+    image_ids = " ".join(read_lines(path)).split()
+    if not image_ids or len(set(image_ids)) < len(image_ids):
+        twice = next((i for i in image_ids if image_ids.count(i) > 1), None)
+        raise DatasetError(
+            path,
+            found=f"frame {twice} twice" if twice else "no frames",
+            expected="a list of distinct frame ids, one a line",
+            mend="correct the list",
+        )
+    return image_ids
+
+
+def read_image_size(path: str | Path, decode: bool = False) -> tuple[int, int]:
+    """Width and height in pixels from an image's header.
+
+    Args:
+        path: PNG or JPEG file.
+        decode: also decode the pixels, which finds truncated files but takes much longer.
+
+    Raises:
+        DatasetError: the file is missing or not a (whole) image.
+    """
+    try:
+        with Image.open(path) as image:
+            if decode:
+                image.load()
+            return image.size
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DatasetError(
+            path,
+            found=str(error),
+            expected="a PNG or JPEG image",
+            mend="download or write the image again",
+        ) from error
