@@ -1,0 +1,23 @@
+"""Laplacian aleatoric uncertainty loss."""
+
+import torch
+from torch import Tensor
+
+from qiml.losses.reduction import global_mean
+
+
+def laplacian_uncertainty_loss(prediction: Tensor, target: Tensor, log_sigma: Tensor) -> Tensor:
+    """Negative log-likelihood of a Laplace distribution with predicted spread, up to a constant.
+
+    `√2 · exp(−s) · |prediction − target| + s` with s = log σ, mean over elements. The official code
+    writes the factor 1.4142, and so do we, to be equal to it.
+    Source: Chen et al., MonoPair (CVPR 2020), Eq. 8; MonoDLE `lib/losses/uncertainty_loss.py`.
+
+    Args:
+        prediction, target: (...) in metres.
+        log_sigma: (...) log of the standard deviation in metres (aleatoric uncertainty).
+
+    Returns:
+        Scalar; 0 for no elements.
+    """
+    return global_mean(1.4142 * torch.exp(-log_sigma) * (prediction - target).abs() + log_sigma)

@@ -1,0 +1,35 @@
+"""Sums and means over the objects of the *global* batch, whatever the number of workers."""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def world_size() -> int:
+    """Number of workers of the default process group; 1 outside distributed training."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def global_sum_ratio(total: Tensor, count: Tensor) -> Tensor:
+    """`total / count`, both summed over all workers, for data-parallel training.
+
+    Data-parallel training averages losses and gradients over workers. Each worker therefore divides
+    its own total by the *average* count, and the average of these is the ratio of the global sums.
+
+    Args:
+        total: scalar, this worker's sum.
+        count: scalar, this worker's number of elements; a global count of 0 divides by 1.
+
+    Returns:
+        Scalar.
+    """
+    workers = world_size()
+    count = count.detach().to(total.dtype, copy=True)
+    if workers > 1:
+        dist.all_reduce(count)
+    return total * workers / count.clamp(min=1.0)
+
+
+def global_mean(values: Tensor) -> Tensor:
+    """Mean of `values` (any shape) over every worker's elements; 0, still in the graph, for none."""
+    return global_sum_ratio(values.sum(), torch.tensor(values.numel(), device=values.device))

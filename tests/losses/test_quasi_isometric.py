@@ -1,0 +1,184 @@
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from qiml.losses import QuasiIsometricLoss
+from qiml.losses.quasi_isometric import two_sided_loss
+
+GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "qi_loss_reference.npz")
+CASES = sorted({key.split("/")[0] for key in GOLDEN.files})
+
+
+def golden_case(name):
+    features = torch.tensor(GOLDEN[f"{name}/features"], requires_grad=True)
+    depth = torch.tensor(GOLDEN[f"{name}/depth"])
+    arguments = {
+        "k": float(GOLDEN[f"{name}/K"]),
+        "b": float(GOLDEN[f"{name}/B"]),
+        "epsilon": float(GOLDEN[f"{name}/eps"]),
+        "temperature": float(GOLDEN[f"{name}/tau"]),
+    }
+    return features, depth, arguments
+
+
+def random_objects(count=12, channels=8, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.randn(count, channels, generator=generator, dtype=torch.float64) * 3
+    depth = 5 + 40 * torch.rand(count, generator=generator, dtype=torch.float64)
+    return features, depth
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_official_form_equals_the_official_code(name):
+    features, depth, arguments = golden_case(name)
+    assert features.dtype == torch.float64
+    loss = QuasiIsometricLoss(form="official", **arguments)(features, depth)
+    loss.backward()
+    assert abs(loss.item() - GOLDEN[f"{name}/loss"]) < 1e-9
+    if np.isfinite(GOLDEN[f"{name}/grad"]).all():
+        np.testing.assert_allclose(features.grad.numpy(), GOLDEN[f"{name}/grad"], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("depth_space", ["metric", "log"])
+@pytest.mark.parametrize("name", CASES)
+def test_two_sided_form_is_finite_and_order_invariant(name, depth_space):
+    features, depth, arguments = golden_case(name)
+    criterion = QuasiIsometricLoss(form="two_sided", depth_space=depth_space, **arguments)
+    loss = criterion(features, depth)
+    loss.backward()
+    assert torch.isfinite(loss) and torch.isfinite(features.grad).all()
+
+    order = torch.randperm(len(depth), generator=torch.Generator().manual_seed(1))
+    permuted = features.detach()[order].requires_grad_()
+    criterion(permuted, depth[order]).backward()
+    torch.testing.assert_close(permuted.grad, features.grad[order], rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("form", ["two_sided", "official"])
+def test_gradcheck(form):
+    features, depth = random_objects()
+    criterion = QuasiIsometricLoss(form=form, epsilon=30.0)
+    features.requires_grad_()
+    if form == "official":  # the official form detaches one end: only its value can be checked
+        assert criterion(features, depth) > 0
+    else:
+        assert torch.autograd.gradcheck(criterion, (features, depth))
+
+
+def descend(form, features, depth, steps=1):
+    features = features.clone().requires_grad_()
+    QuasiIsometricLoss(form=form)(features, depth).backward()
+    return features.detach() - 0.1 * steps * features.grad
+
+
+def test_two_sided_form_separates_close_pairs_and_attracts_far_ones():
+    depth = torch.tensor([10.0, 19.0])
+    close = torch.tensor([[0.0, 0.0], [1.0, 0.0]])  # the lower bound is 5.5
+    far = torch.tensor([[0.0, 0.0], [40.0, 0.0]])  # the upper bound is 14
+    assert torch.pdist(descend("two_sided", close, depth)) > torch.pdist(close)
+    assert torch.pdist(descend("two_sided", far, depth)) < torch.pdist(far)
+
+
+def test_official_form_draws_close_pairs_closer():
+    """Its wrong sign, documented by a test: the too-close pair (0, 1) shrinks."""
+    depth = torch.tensor([10.0, 19.0, 11.0])
+    features = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 40.0]])
+    after = descend("official", features, depth)
+    assert torch.pdist(after[:2]) < torch.pdist(features[:2])
+
+
+def test_pairs_inside_the_bounds_cost_nothing():
+    depth = torch.tensor([10.0, 14.0, 40.0])
+    features = torch.tensor([[0.0], [4.0], [500.0]])  # the third is beyond epsilon of both
+    assert QuasiIsometricLoss()(features, depth) == 0
+
+
+def test_two_sided_value():
+    # one pair, gap 2, distance 10: upper violation 10 − 1.5·2 − 0.5 = 6.5, weight 0.5
+    loss = QuasiIsometricLoss()(torch.tensor([[0.0], [10.0]]), torch.tensor([10.0, 12.0]))
+    assert loss.item() == pytest.approx(0.5 * 6.5)
+
+
+@pytest.mark.parametrize("form", ["two_sided", "official"])
+@pytest.mark.parametrize(
+    "features, depth",
+    [
+        (torch.zeros(0, 4), torch.zeros(0)),
+        (torch.zeros(1, 4), torch.ones(1)),
+        (torch.zeros(5, 4), torch.full((5,), 7.0)),
+        (torch.zeros(5, 4), torch.arange(5) * 2.0 + 5),
+        (torch.arange(20.0).reshape(5, 4) * 1e4, torch.arange(5) * 2.0 + 5),
+    ],
+    ids=["empty", "one", "equal depths", "identical features", "huge distances"],
+)
+def test_degenerate_input_is_finite(form, features, depth):
+    features = features.clone().requires_grad_()
+    loss = QuasiIsometricLoss(form=form)(features, depth)
+    loss.backward()
+    assert torch.isfinite(loss) and torch.isfinite(features.grad).all()
+
+
+def test_half_precision_is_raised_to_float32():
+    features, depth = random_objects()
+    half = features.to(torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = QuasiIsometricLoss()(half, depth.float())
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, QuasiIsometricLoss()(half.float(), depth.float()))
+
+
+@pytest.mark.parametrize(
+    "bad", [{"form": "onesided"}, {"depth_space": "inverse"}, {"k": 0.5}, {"b": -1.0}]
+)
+def test_wrong_arguments_are_refused(bad):
+    with pytest.raises(ValueError):
+        QuasiIsometricLoss(**bad)
+
+
+def _worker(rank, form, store, queue):
+    dist.init_process_group("gloo", rank=rank, world_size=2, init_method=f"file://{store}")
+    features, depth = random_objects()
+    part = slice(0, 5) if rank == 0 else slice(5, None)  # uneven on purpose
+    local = features[part].requires_grad_()
+    loss = QuasiIsometricLoss(form=form)(local, depth[part])
+    loss.backward()
+    queue.put((rank, loss.item(), local.grad.numpy()))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("form", ["two_sided", "official"])
+def test_two_workers_equal_one(form, tmp_path):
+    features, depth = random_objects()
+    features.requires_grad_()
+    loss = QuasiIsometricLoss(form=form)(features, depth)
+    loss.backward()
+
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    context = mp.get_context("spawn")
+    queue = context.Queue()
+    workers = [
+        context.Process(target=_worker, args=(rank, form, tmp_path / "store", queue))
+        for rank in range(2)
+    ]
+    for worker in workers:
+        worker.start()
+    results = sorted((queue.get(timeout=120) for _ in workers), key=lambda item: item[0])
+    for worker in workers:
+        worker.join(timeout=60)
+    for _, value, _ in results:
+        assert value == pytest.approx(loss.item(), abs=1e-9)
+    # Data-parallel training averages gradients over workers, hence the factor 1/2.
+    gradient = np.concatenate([grad for _, _, grad in results]) / 2
+    np.testing.assert_allclose(gradient, features.grad.numpy(), rtol=0, atol=1e-9)
+
+
+def test_two_sided_function_matches_module_without_weight():
+    features, depth = random_objects()
+    expected = QuasiIsometricLoss(weight=1.0)(features, depth)
+    torch.testing.assert_close(two_sided_loss(features, depth, 1.5, 0.5, 10.0), expected)
