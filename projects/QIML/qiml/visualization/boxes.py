@@ -1,0 +1,100 @@
+"""3D boxes drawn over a camera image."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qiml.structures.boxes3d import BOX_EDGES, Boxes3D, clip_segments
+from qiml.structures.camera import Camera
+from qiml.visualization import canvas
+from qiml.visualization.canvas import Colour
+
+_FRONT_EDGES = ((0, 1), (1, 5), (5, 4), (4, 0))
+
+
+def draw_boxes3d(
+    image: np.ndarray,
+    boxes3d: Boxes3D,
+    camera: Camera,
+    classes: Sequence[int] | np.ndarray | Tensor,
+    class_names: Sequence[str],
+    scores: Sequence[float] | np.ndarray | Tensor | None = None,
+    gt_boxes3d: Boxes3D | None = None,
+) -> np.ndarray:
+    """Draw 3D boxes over an image, far ones first, the front face tinted and outlined thickly.
+
+    A label (class, score, distance) stands above each box where there is room for it; near boxes
+    choose first. What reaches behind the camera is cut off.
+
+    Args:
+        image: (H, W, 3) uint8 RGB; not modified.
+        boxes3d: N boxes, in metres, camera frame.
+        camera: of this image, at its present size.
+        classes: (N,) class numbers; they choose the colours.
+        class_names: names by class number.
+        scores: (N,) confidences to write beside the names.
+        gt_boxes3d: ground truth, drawn below the others in thin white lines.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    image = np.array(image, order="C")
+    camera = camera.to("cpu", torch.float64)
+    boxes3d = boxes3d.to("cpu", torch.float64)
+    thickness = canvas.line_thickness(image)
+    for box in gt_boxes3d or ():
+        edges = _project_edges(box.to("cpu", torch.float64), camera, BOX_EDGES)
+        canvas.draw_segments(image, edges, canvas.WHITE, max(1, thickness // 2))
+    nearest_first = torch.argsort(boxes3d.depth).tolist()
+    colours = [canvas.class_colour(int(category)) for category in classes]
+    for i in reversed(nearest_first):
+        _draw_box(image, boxes3d[i], camera, colours[i], thickness)
+    anchors = boxes3d.project(camera, image.shape[:2]).numpy()
+    taken: list[np.ndarray] = []
+    for i in nearest_first:
+        score = "" if scores is None else f" {float(scores[i]):.2f}"
+        distance = f"  {float(boxes3d.depth[i]):.0f} m"
+        text = class_names[int(classes[i])] + score + distance
+        _draw_label(image, text, anchors[i], colours[i], taken)
+    return image
+
+
+def _draw_box(
+    image: np.ndarray, box: Boxes3D, camera: Camera, colour: Colour, thickness: int
+) -> None:
+    front = _project_edges(box, camera, _FRONT_EDGES)
+    if len(front):
+        canvas.fill_convex(image, front.reshape(-1, 2), colour, opacity=0.3)
+    edges = _project_edges(box, camera, BOX_EDGES)
+    canvas.draw_segments(image, edges, colour, max(1, thickness - 1))
+    canvas.draw_segments(image, front, colour, thickness)
+
+
+def _project_edges(box: Boxes3D, camera: Camera, edges: Sequence[tuple[int, int]]) -> np.ndarray:
+    """Pixels (S, 2, 2) of the parts of one box's edges that lie in front of the camera."""
+    segments = box.corners()[0, torch.tensor(edges)]
+    starts, ends, visible = clip_segments(segments[:, 0], segments[:, 1])
+    pixels, _ = camera.project(torch.stack([starts, ends], dim=1))
+    return pixels[visible].numpy()
+
+
+def _draw_label(
+    image: np.ndarray, text: str, box: np.ndarray, colour: Colour, taken: list[np.ndarray]
+) -> None:
+    """Write a tag centred above a 2D box, unless it is tiny or another tag is there already."""
+    scale, margin = 0.2 + 0.1 * canvas.line_thickness(image), 3
+    width, height = canvas.text_size(text, scale)
+    size = np.array([width + 2 * margin, height])
+    limit = np.array([image.shape[1], image.shape[0]]) - size
+    x1, y1, x2, y2 = box
+    if size[0] > 4 * (x2 - x1) or y2 - y1 < height / 2 or (limit < 0).any():
+        return
+    corner = np.clip([(x1 + x2 - size[0]) / 2, y1 - size[1] - 2], 0, limit).astype(int)
+    tag = np.concatenate([corner, corner + size])
+    if any((tag[:2] < other[2:]).all() and (other[:2] < tag[2:]).all() for other in taken):
+        return
+    taken.append(tag)
+    canvas.fill_convex(image, tag[[[0, 1], [2, 1], [2, 3], [0, 3]]], canvas.BLACK, opacity=0.55)
+    canvas.draw_text(image, text, (corner[0] + margin, corner[1]), colour, scale)
