@@ -1,0 +1,243 @@
+"""Every configuration key QIML adds to Detectron2's, with its default."""
+
+import contextlib
+import difflib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+import yaml
+from detectron2.config import CfgNode as CN
+from detectron2.config import get_cfg
+
+from qiml.errors import ConfigError
+
+
+def add_qiml_config(cfg: CN) -> None:
+    """Add QIML's keys to a Detectron2 config, in place.
+
+    The defaults are MonoDLE's on KITTI, without the two losses.
+    """
+    _add_input(cfg)
+    _add_model(cfg)
+    _add_solver(cfg)
+    _add_test(cfg)
+
+
+def _add_input(cfg: CN) -> None:
+    # Width and height of the network's input; images are warped to it, keeping their aspect ratio.
+    cfg.INPUT.SIZE = (1280, 384)
+
+    cfg.INPUT.AUGMENTATION = CN()
+    # Probability of mirroring image, boxes and camera.
+    cfg.INPUT.AUGMENTATION.FLIP = 0.5
+    # Probability of a random crop: scale 1 + N(0, 1) · CROP_SCALE, clipped at one CROP_SCALE, and a shift of
+    # N(0, 1) · CROP_SHIFT, clipped at two, in image sizes.
+    cfg.INPUT.AUGMENTATION.CROP = 0.5
+    cfg.INPUT.AUGMENTATION.CROP_SCALE = 0.4
+    cfg.INPUT.AUGMENTATION.CROP_SHIFT = 0.1
+    # What a crop does to 3D supervision. "ignore": cropped images train heat map, 2D box and heading
+    # only (the official code); "virtual": depth is divided by the magnification, as if the object
+    # were seen by the uncropped camera.
+    cfg.INPUT.AUGMENTATION.CROP_DEPTH = "ignore"
+    # Probability of random brightness, contrast and saturation.
+    cfg.INPUT.AUGMENTATION.PHOTOMETRIC = 0.0
+
+    # Which labelled objects train: 2D height in pixels of the original image (y2 − y1 + 1, as the official
+    # code counts), KITTI's truncation and occlusion, depth in metres.
+    cfg.INPUT.FILTER = CN()
+    cfg.INPUT.FILTER.MIN_HEIGHT = 25.0
+    cfg.INPUT.FILTER.MAX_TRUNCATION = 0.5
+    cfg.INPUT.FILTER.MAX_OCCLUSION = 2
+    cfg.INPUT.FILTER.MIN_DEPTH = 2.0
+    cfg.INPUT.FILTER.MAX_DEPTH = 65.0
+    # Names of the classes that train; () for all of the data set's.
+    cfg.INPUT.FILTER.CLASSES = ()
+
+
+def _add_model(cfg: CN) -> None:
+    cfg.MODEL.META_ARCHITECTURE = "MonocularDetector3D"
+    # Of RGB images in [0, 255]: ImageNet's.
+    cfg.MODEL.PIXEL_MEAN = [123.675, 116.28, 103.53]
+    cfg.MODEL.PIXEL_STD = [58.395, 57.12, 57.375]
+
+    cfg.MODEL.BACKBONE.NAME = "build_timm_backbone"
+    # A timm model with features_only support: dla34, resnet18, …
+    cfg.MODEL.BACKBONE.TIMM_NAME = "dla34"
+    # Download timm's ImageNet weights.
+    cfg.MODEL.BACKBONE.PRETRAINED = True
+    # A local file with the backbone's weights instead; "" for none.
+    cfg.MODEL.BACKBONE.WEIGHTS = ""
+    # Further arguments of the timm model, such as `channels` and `stem_width` of a thin ResNet.
+    cfg.MODEL.BACKBONE.TIMM_OPTIONS = CN(new_allowed=True)
+
+    cfg.MODEL.NECK = CN()
+    # Input pixels per cell of the neck's map.
+    cfg.MODEL.NECK.STRIDE = 4
+    # "learned": depthwise transposed convolutions that start bilinear (the official models);
+    # "nearest": without weights, several times faster on a CPU.
+    cfg.MODEL.NECK.UPSAMPLE = "learned"
+
+    cfg.MODEL.BOX3D_HEAD = CN()
+    # A name in BOX3D_HEAD_REGISTRY.
+    cfg.MODEL.BOX3D_HEAD.NAME = "MonoDLEHead"
+    cfg.MODEL.BOX3D_HEAD.NUM_CLASSES = 3
+    # Width of each branch's hidden layer.
+    cfg.MODEL.BOX3D_HEAD.HIDDEN_CHANNELS = 256
+    # Heat-map peaks decoded per image.
+    cfg.MODEL.BOX3D_HEAD.TOP_K = 50
+    # Least heat-map score of a detection.
+    cfg.MODEL.BOX3D_HEAD.SCORE_THRESHOLD = 0.2
+
+    # The auxiliary object-wise depth-map head; gone at inference.
+    cfg.MODEL.OBJECT_DEPTH = CN()
+    cfg.MODEL.OBJECT_DEPTH.ENABLED = False
+    cfg.MODEL.OBJECT_DEPTH.WEIGHT = 1.0
+    cfg.MODEL.OBJECT_DEPTH.HIDDEN_CHANNELS = 256
+
+    # The quasi-isometric metric loss on object descriptors.
+    cfg.MODEL.QUASI_ISOMETRIC = CN()
+    cfg.MODEL.QUASI_ISOMETRIC.ENABLED = False
+    # "two_sided": both bounds pull the right way (ours); "official": as released.
+    cfg.MODEL.QUASI_ISOMETRIC.FORM = "two_sided"
+    # Bounds Δz/K − B ≤ D ≤ K·Δz + B for pairs with Δz ≤ EPSILON.
+    cfg.MODEL.QUASI_ISOMETRIC.K = 1.5
+    cfg.MODEL.QUASI_ISOMETRIC.B = 0.5
+    cfg.MODEL.QUASI_ISOMETRIC.EPSILON = 10.0
+    cfg.MODEL.QUASI_ISOMETRIC.WEIGHT = 0.5
+    # Temperature of the official form.
+    cfg.MODEL.QUASI_ISOMETRIC.TEMPERATURE = 10.0
+    # "metric" (metres) or "log" (25·ln z).
+    cfg.MODEL.QUASI_ISOMETRIC.DEPTH_SPACE = "metric"
+    # Compare the objects of all workers.
+    cfg.MODEL.QUASI_ISOMETRIC.GATHER = True
+    # A descriptor is the mean of this many cells squared around the projected centre.
+    cfg.MODEL.QUASI_ISOMETRIC.DESCRIPTOR_SIZE = 5
+
+
+def _add_solver(cfg: CN) -> None:
+    # "Adam" or "AdamW".
+    cfg.SOLVER.OPTIMIZER = "Adam"
+    cfg.SOLVER.BASE_LR = 1.25e-3
+    cfg.SOLVER.WEIGHT_DECAY = 1e-5
+    cfg.SOLVER.WEIGHT_DECAY_BIAS = 0.0
+    cfg.SOLVER.IMS_PER_BATCH = 16
+    # Learning rate the warm-up starts from; it rises along half a cosine for SOLVER.WARMUP_ITERS
+    # iterations. Then SOLVER.LR_SCHEDULER_NAME decides: "WarmupMultiStepLR" (SOLVER.STEPS,
+    # SOLVER.GAMMA) or "WarmupCosineLR" (down to 0).
+    cfg.SOLVER.WARMUP_START_LR = 1e-5
+    # Mixed precision: "bfloat16" (CPU and GPU) or "float16" (GPU only).
+    cfg.SOLVER.AMP.DTYPE = "bfloat16"
+
+
+def _add_test(cfg: CN) -> None:
+    # Also report the level "visible": every labelled object up to "largely occluded" and half
+    # truncated, whatever its size. KITTI's own levels ask for 25 or 40 px, which small images lack.
+    cfg.TEST.VISIBLE_LEVEL = False
+    # Images a batch holds in evaluation.
+    cfg.TEST.IMS_PER_BATCH = 8
+
+
+def load_config(config_file: str, overrides: Sequence[str] = ()) -> CN:
+    """Detectron2's and QIML's defaults, then a file, then `KEY VALUE` overrides; not frozen.
+
+    Without a GPU, MODEL.DEVICE "cuda" becomes "cpu".
+
+    Args:
+        config_file: YAML file, or "" for the defaults.
+        overrides: KEY VALUE KEY VALUE …
+
+    Raises:
+        ConfigError: the file is missing or malformed, a key is unknown, a value has the wrong type or
+            is out of range.
+    """
+    cfg = get_cfg()
+    add_qiml_config(cfg)
+    if config_file:
+        if not Path(config_file).is_file():
+            raise ConfigError(
+                config_file,
+                found="no such file",
+                expected="a YAML config",
+                mend="see the folder configs/",
+            )
+        with _mendable(cfg, config_file):
+            cfg.merge_from_file(config_file)
+    if len(overrides) % 2:
+        raise ConfigError(
+            "command line",
+            found=f"an odd number of words after the options: {' '.join(overrides)}",
+            expected="KEY VALUE pairs",
+            mend="give every key a value, and quote values with spaces",
+        )
+    with _mendable(cfg, "command line"):
+        cfg.merge_from_list(list(overrides))
+    _check_values(cfg)
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        cfg.MODEL.DEVICE = "cpu"
+    return cfg
+
+
+@contextlib.contextmanager
+def _mendable(cfg: CN, where: str) -> Iterator[None]:
+    """Turn yacs' and YAML's exceptions into a ConfigError that says how to mend it."""
+    try:
+        yield
+    except (KeyError, AttributeError, AssertionError) as error:
+        text = str(error).strip("'\"")
+        key = text.rpartition(" ")[2].strip(".")
+        known = _all_keys(cfg)
+        similar = difflib.get_close_matches(key, known, n=1)
+        raise ConfigError(
+            f"{where}: {key}",
+            found=f"an unknown config key ({text})",
+            expected="a key of qiml/config.py or Detectron2",
+            mend=f"did you mean {similar[0]}?"
+            if similar
+            else "see projects/QIML/README.md for the keys",
+        ) from error
+    except (ValueError, TypeError, yaml.YAMLError) as error:
+        raise ConfigError(
+            where,
+            found=" ".join(str(error).split()),
+            expected="values of the defaults' types",
+            mend="see projects/QIML/qiml/config.py",
+        ) from error
+
+
+def _all_keys(node: CN, prefix: str = "") -> list[str]:
+    keys = []
+    for name, value in node.items():
+        keys += _all_keys(value, f"{prefix}{name}.") if isinstance(value, CN) else [prefix + name]
+    return keys
+
+
+def _check_values(cfg: CN) -> None:
+    """Values that are of the right type and still cannot work."""
+    qi, choices = cfg.MODEL.QUASI_ISOMETRIC, []
+    choices += [("MODEL.QUASI_ISOMETRIC.FORM", qi.FORM, ("two_sided", "official"))]
+    choices += [("MODEL.QUASI_ISOMETRIC.DEPTH_SPACE", qi.DEPTH_SPACE, ("metric", "log"))]
+    choices += [
+        ("INPUT.AUGMENTATION.CROP_DEPTH", cfg.INPUT.AUGMENTATION.CROP_DEPTH, ("ignore", "virtual"))
+    ]
+    choices += [("MODEL.NECK.UPSAMPLE", cfg.MODEL.NECK.UPSAMPLE, ("learned", "nearest"))]
+    choices += [("SOLVER.AMP.DTYPE", cfg.SOLVER.AMP.DTYPE, ("bfloat16", "float16"))]
+    for key, value, allowed in choices:
+        if value not in allowed:
+            raise ConfigError(
+                key, found=repr(value), expected=f"one of {allowed}", mend="correct the value"
+            )
+    if any(side <= 0 or side % 32 for side in cfg.INPUT.SIZE):
+        raise ConfigError(
+            "INPUT.SIZE",
+            found=str(tuple(cfg.INPUT.SIZE)),
+            expected="(width, height), both multiples of 32",
+            mend="take the nearest multiples, such as (1280, 384) or (416, 128)",
+        )
+    if qi.K < 1 or qi.B < 0:
+        raise ConfigError(
+            "MODEL.QUASI_ISOMETRIC",
+            found=f"K {qi.K}, B {qi.B}",
+            expected="K >= 1 and B >= 0, or the two bounds contradict each other",
+            mend="correct the values; the paper's are 1.5 and 0.5",
+        )

@@ -1,0 +1,28 @@
+"""Registry of 3D box heads."""
+
+from detectron2.utils.registry import Registry
+from torch import nn
+
+from qiml.errors import ConfigError
+
+BOX3D_HEAD_REGISTRY = Registry("BOX3D_HEAD")
+BOX3D_HEAD_REGISTRY.__doc__ = """
+Heads that turn the neck's feature map into 3D boxes, built as ``Head(cfg, in_channels)``. A head implements
+
+- ``forward(features (B, C, H, W)) -> predictions``, a dataclass of its own,
+- ``losses(predictions, targets: ObjectTargets) -> dict[str, Tensor]``,
+- ``inference(predictions, cameras, affines, image_sizes) -> list[Instances]``.
+"""
+
+
+def build_box3d_head(cfg, in_channels: int) -> nn.Module:
+    """Head named by MODEL.BOX3D_HEAD.NAME, on a neck of `in_channels` channels."""
+    name = cfg.MODEL.BOX3D_HEAD.NAME
+    if name not in BOX3D_HEAD_REGISTRY:
+        raise ConfigError(
+            "MODEL.BOX3D_HEAD.NAME",
+            found=repr(name),
+            expected=f"one of {sorted(key for key, _ in BOX3D_HEAD_REGISTRY)}",
+            mend="use a registered head, or import the module that registers yours",
+        )
+    return BOX3D_HEAD_REGISTRY.get(name)(cfg, in_channels)

@@ -1,0 +1,179 @@
+"""The meta-architecture: backbone → neck → 3D box head, plus what only training needs."""
+
+import torch
+from detectron2.config import configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
+from detectron2.structures import Instances
+from torch import Tensor, nn
+
+from qiml.losses import QuasiIsometricLoss
+from qiml.modeling.box3d import build_box3d_head
+from qiml.modeling.neck import DLAUp
+from qiml.modeling.object_depth import ObjectDepthHead
+from qiml.modeling.sampling import pooled_descriptors
+from qiml.modeling.targets import ObjectTargets, flatten_objects, paint_object_depth
+from qiml.structures.camera import Camera
+
+
+@META_ARCH_REGISTRY.register()
+class MonocularDetector3D(nn.Module):
+    """A monocular 3D detector with optional depth-discriminative losses.
+
+    Args:
+        backbone: maps named by stride.
+        neck: those maps to one map (B, C, H/stride, W/stride).
+        box3d_head: see ``BOX3D_HEAD_REGISTRY``.
+        object_depth_head: auxiliary head, or None.
+        metric_loss: loss on object descriptors, or None.
+        descriptor_size: side of the window whose mean is an object's descriptor, in cells.
+        pixel_mean, pixel_std: of RGB images in [0, 255].
+        autocast_dtype: dtype of mixed precision, or None for float32 throughout.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: nn.Module,
+        neck: DLAUp,
+        box3d_head: nn.Module,
+        object_depth_head: ObjectDepthHead | None,
+        metric_loss: nn.Module | None,
+        descriptor_size: int,
+        pixel_mean: tuple[float, ...],
+        pixel_std: tuple[float, ...],
+        autocast_dtype: torch.dtype | None,
+    ):
+        super().__init__()
+        self.backbone = backbone
+        self.neck = neck
+        self.box3d_head = box3d_head
+        self.object_depth_head = object_depth_head
+        self.metric_loss = metric_loss
+        self.descriptor_size = descriptor_size
+        self.autocast_dtype = autocast_dtype
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1), persistent=False)
+
+    @classmethod
+    def from_config(cls, cfg) -> dict:
+        model = cfg.MODEL
+        backbone = build_backbone(cfg, ShapeSpec(channels=3))
+        neck = DLAUp(backbone.output_shape(), model.NECK.UPSAMPLE == "learned")
+        qi = model.QUASI_ISOMETRIC
+        metric_loss = QuasiIsometricLoss(
+            k=qi.K,
+            b=qi.B,
+            epsilon=qi.EPSILON,
+            weight=qi.WEIGHT,
+            temperature=qi.TEMPERATURE,
+            form=qi.FORM,
+            depth_space=qi.DEPTH_SPACE,
+            gather=qi.GATHER,
+        )
+        return {
+            "backbone": backbone,
+            "neck": neck,
+            "box3d_head": build_box3d_head(cfg, neck.out_channels),
+            "object_depth_head": ObjectDepthHead(cfg, neck.out_channels)
+            if model.OBJECT_DEPTH.ENABLED
+            else None,
+            "metric_loss": metric_loss if qi.ENABLED else None,
+            "descriptor_size": qi.DESCRIPTOR_SIZE,
+            "pixel_mean": model.PIXEL_MEAN,
+            "pixel_std": model.PIXEL_STD,
+            "autocast_dtype": getattr(torch, cfg.SOLVER.AMP.DTYPE)
+            if cfg.SOLVER.AMP.ENABLED
+            else None,
+        }
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixel_mean.device
+
+    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
+        """Losses in training, detections otherwise.
+
+        Args:
+            batched_inputs: per image: image (3, H, W) uint8 RGB of one size, camera (3, 4) of that image,
+                affine (2, 3) original → input pixels, height and width of the original image; in training
+                also instances (see :func:`flatten_objects`).
+
+        Returns:
+            Training: {name: scalar}. Otherwise: [{"instances": Instances}] in original pixels.
+        """
+        with torch.autocast(
+            self.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None
+        ):
+            features = self.extract_features(batched_inputs)
+            predictions = self.box3d_head(features)
+            if self.training:
+                instances = [x["instances"].to(self.device) for x in batched_inputs]
+                return self.losses(features, predictions, instances)
+            cameras = Camera(torch.stack([x["camera"] for x in batched_inputs]).to(self.device))
+            affines = torch.stack([x["affine"] for x in batched_inputs]).to(self.device)
+            image_sizes = [(x["height"], x["width"]) for x in batched_inputs]
+            detections = self.box3d_head.inference(predictions, cameras, affines, image_sizes)
+            return [{"instances": instances} for instances in detections]
+
+    def extract_features(self, batched_inputs: list[dict]) -> Tensor:
+        """Neck output (B, C, H/stride, W/stride) of the batch's images."""
+        images = torch.stack([x["image"] for x in batched_inputs]).to(
+            self.device, non_blocking=True
+        )
+        images = ((images - self.pixel_mean) / self.pixel_std).to(memory_format=torch.channels_last)
+        return self.neck(self.backbone(images))
+
+    def losses(
+        self, features: Tensor, predictions, instances: list[Instances]
+    ) -> dict[str, Tensor]:
+        """The head's terms, then the two auxiliary ones where they are switched on."""
+        targets = flatten_objects(instances, self.neck.stride, features.shape[-2:])
+        losses = self.box3d_head.losses(predictions, targets)
+        if self.object_depth_head is not None:
+            painted = self.paint_object_depth(instances, features.shape[-2:])
+            losses["loss_object_depth"] = self.object_depth_head.loss(
+                self.object_depth_head(features), painted
+            )
+        if self.metric_loss is not None:
+            losses["loss_metric"] = self.descriptor_loss(features, targets)
+        return losses
+
+    def descriptor_loss(self, features: Tensor, targets: ObjectTargets) -> Tensor:
+        """The metric loss on the batch's objects, across images and classes as in the official code."""
+        has_3d = targets.has_3d
+        descriptors = pooled_descriptors(
+            features, targets.image_index[has_3d], targets.cells[has_3d], self.descriptor_size
+        )
+        return self.metric_loss(descriptors, targets.depth[has_3d])
+
+    def paint_object_depth(self, instances: list[Instances], map_size: tuple[int, int]) -> Tensor:
+        """Painted depth (B, H, W) of all supervised objects, also those whose centre lies off the map."""
+        supervised = [i[i.gt_has_3d] for i in instances]
+        index = [torch.full((len(i),), n, device=self.device) for n, i in enumerate(supervised)]
+        return paint_object_depth(
+            torch.cat([i.gt_boxes.tensor for i in supervised]) / self.neck.stride,
+            torch.cat([i.gt_depth for i in supervised]),
+            torch.cat(index),
+            len(instances),
+            map_size,
+        )
+
+    def for_inference(self) -> "MonocularDetector3D":
+        """This detector without the parts only training needs, in eval mode; the rest is shared, not copied.
+
+        Its parameters and detections do not depend on which auxiliary losses the training used.
+        """
+        detector = MonocularDetector3D(
+            backbone=self.backbone,
+            neck=self.neck,
+            box3d_head=self.box3d_head,
+            object_depth_head=None,
+            metric_loss=None,
+            descriptor_size=self.descriptor_size,
+            pixel_mean=self.pixel_mean.flatten().tolist(),
+            pixel_std=self.pixel_std.flatten().tolist(),
+            autocast_dtype=self.autocast_dtype,
+        )
+        return detector.to(self.device).eval()

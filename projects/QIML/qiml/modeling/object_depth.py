@@ -1,0 +1,57 @@
+"""The auxiliary object-wise depth-map head: trained beside the box head, dropped at inference."""
+
+from detectron2.config import configurable
+from torch import Tensor, nn
+
+from qiml.losses import laplacian_uncertainty_loss
+from qiml.modeling.branches import conv_branch
+from qiml.modeling.decode import inverse_sigmoid_depth
+
+
+class ObjectDepthHead(nn.Module):
+    """Predicts, for every cell, the depth of the object whose 2D box covers it.
+
+    Source: DDML-M3DOD `lib/models/centernet3d.py` (head) and
+    `lib/losses/centernet_loss.py::compute_obj_depth_loss`.
+
+    Args:
+        in_channels: channels of the neck's map.
+        hidden_channels: width of the branch.
+        weight: factor on the loss.
+    """
+
+    @configurable
+    def __init__(self, in_channels: int, *, hidden_channels: int, weight: float):
+        super().__init__()
+        self.branch = conv_branch(in_channels, hidden_channels, 2)
+        self.weight = weight
+
+    @classmethod
+    def from_config(cls, cfg, in_channels: int) -> dict:
+        return {
+            "in_channels": in_channels,
+            "hidden_channels": cfg.MODEL.OBJECT_DEPTH.HIDDEN_CHANNELS,
+            "weight": cfg.MODEL.OBJECT_DEPTH.WEIGHT,
+        }
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, 2, H, W): raw inverse-sigmoid depth and log σ."""
+        return self.branch(features)
+
+    def loss(self, prediction: Tensor, painted_depth: Tensor) -> Tensor:
+        """Laplacian loss over the cells that some object covers.
+
+        Args:
+            prediction: (B, 2, H, W) of :meth:`forward`.
+            painted_depth: (B, H, W) metres, 0 where no object is
+                (:func:`qiml.modeling.targets.paint_object_depth`).
+
+        Returns:
+            Scalar; 0 where nothing is painted.
+        """
+        covered = painted_depth > 0
+        depth, log_sigma = (channel[covered].float() for channel in prediction.unbind(dim=1))
+        loss = laplacian_uncertainty_loss(
+            inverse_sigmoid_depth(depth), painted_depth[covered], log_sigma
+        )
+        return self.weight * loss

@@ -1,0 +1,61 @@
+"""Reading feature maps at objects instead of everywhere."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def gather_windows(features: Tensor, image_index: Tensor, cells: Tensor, size: int) -> Tensor:
+    """Square windows of a feature map around cells, zero beyond the border.
+
+    Args:
+        features: (B, C, H, W).
+        image_index: (M,) int64, which image of the batch.
+        cells: (M, 2) int64 x, y inside the map.
+        size: odd side of the window.
+
+    Returns:
+        (M, C, size, size).
+    """
+    height, width = features.shape[-2:]
+    offsets = torch.arange(size, device=features.device) - size // 2
+    columns, rows = cells[:, :1] + offsets, cells[:, 1:] + offsets
+    inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[
+        :, None
+    ]
+    # Channels last: one object reads size² contiguous vectors of C numbers.
+    windows = features.permute(0, 2, 3, 1)[
+        image_index[:, None, None],
+        rows.clamp(0, height - 1)[:, :, None],
+        columns.clamp(0, width - 1)[:, None],
+    ]
+    return (windows * inside[..., None]).permute(0, 3, 1, 2)
+
+
+def apply_at_windows(branch: nn.Sequential, windows: Tensor) -> Tensor:
+    """A branch `Conv3×3, …, Conv1×1` evaluated at the centres of 3×3 windows only.
+
+    Equal to running the branch over the whole map (padding 1) and reading it at those cells.
+
+    Args:
+        branch: its first module a 3×3 convolution, the others pointwise.
+        windows: (M, C, 3, 3) of :func:`gather_windows`.
+
+    Returns:
+        (M, K), K the branch's output channels.
+    """
+    first = branch[0]
+    hidden = F.conv2d(windows, first.weight, first.bias)
+    return branch[1:](hidden).flatten(1)
+
+
+def pooled_descriptors(features: Tensor, image_index: Tensor, cells: Tensor, size: int) -> Tensor:
+    """Average-pooled features at objects; cells beyond the border count as zero, as in the official code.
+
+    Args:
+        features, image_index, cells, size: as :func:`gather_windows`.
+
+    Returns:
+        (M, C) descriptors in float32.
+    """
+    return gather_windows(features, image_index, cells, size).float().mean(dim=(2, 3))
