@@ -1,0 +1,122 @@
+"""Image warps drawn from an explicit generator, and their application to pixels."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Warp:
+    """How an image becomes the network's input: mirrored first if `flip`, then mapped by `affine`.
+
+    Attributes:
+        affine: (2, 3) float64, pixels of the (mirrored) original → pixels of the input.
+        flip: whether the original is mirrored.
+        magnification: size of things in the input relative to the uncropped input.
+        cropped: whether a random crop was drawn, whatever its size.
+    """
+
+    affine: np.ndarray
+    flip: bool = False
+    magnification: float = 1.0
+    cropped: bool = False
+
+
+def centred_affine(
+    image_size: tuple[int, int], input_size: tuple[int, int], centre: np.ndarray, scale: float
+) -> np.ndarray:
+    """The affine that shows a part of the image, keeping the aspect ratio; widths fill the input.
+
+    Source: MonoDLE `lib/datasets/kitti/kitti_utils.py::get_affine_transform` without rotation.
+
+    Args:
+        image_size, input_size: (width, height).
+        centre: pixel of the image that lands in the input's middle.
+        scale: width of the shown part in image widths.
+    """
+    zoom = input_size[0] / (image_size[0] * scale)
+    offset = np.array(input_size) / 2 - zoom * centre
+    return np.array([[zoom, 0, offset[0]], [0, zoom, offset[1]]])
+
+
+def test_warp(image_size: tuple[int, int], input_size: tuple[int, int]) -> Warp:
+    """The warp of evaluation: the whole image width, centred."""
+    return Warp(centred_affine(image_size, input_size, np.array(image_size) / 2, scale=1.0))
+
+
+def random_warp(
+    rng: np.random.Generator,
+    image_size: tuple[int, int],
+    input_size: tuple[int, int],
+    *,
+    flip: float,
+    crop: float,
+    crop_scale: float,
+    crop_shift: float,
+) -> Warp:
+    """Random flip and crop, as MonoDLE's `kitti_dataset.py` draws them.
+
+    Args:
+        rng: the sample's own generator.
+        image_size, input_size: (width, height).
+        flip, crop: probabilities.
+        crop_scale: the shown part is 1 + N(0, 1) · crop_scale wide, clipped at one crop_scale.
+        crop_shift: its centre moves by N(0, 1) · crop_shift image sizes, clipped at two.
+    """
+    mirrored = rng.random() < flip
+    cropped = rng.random() < crop
+    centre, scale = np.array(image_size) / 2, 1.0
+    if cropped:
+        scale = 1 + np.clip(rng.standard_normal() * crop_scale, -crop_scale, crop_scale)
+        shift = np.clip(rng.standard_normal(2) * crop_shift, -2 * crop_shift, 2 * crop_shift)
+        centre = centre + shift * image_size
+    affine = centred_affine(image_size, input_size, centre, scale)
+    return Warp(affine, mirrored, magnification=1 / scale, cropped=cropped)
+
+
+def warp_image(image: np.ndarray, warp: Warp, input_size: tuple[int, int]) -> np.ndarray:
+    """Apply a warp to pixels, bilinear, black outside.
+
+    Strong reductions are done in two steps, an area average by a whole factor first: bilinear
+    interpolation alone skips pixels and makes distant objects flicker.
+
+    Args:
+        image: (H, W, 3) uint8.
+        input_size: (width, height) of the result.
+
+    Returns:
+        (height, width, 3) uint8.
+    """
+    affine = warp.affine
+    if warp.flip:
+        affine = affine @ np.array([[-1, 0, image.shape[1]], [0, 1, 0], [0, 0, 1]])
+    factor = int(1 / abs(affine[0, 0]))
+    if factor >= 2:
+        height, width = (side // factor for side in image.shape[:2])
+        image = cv2.resize(
+            image[: height * factor, : width * factor],
+            (width, height),
+            interpolation=cv2.INTER_AREA,
+        )
+        affine = affine @ np.diag([factor, factor, 1])
+    # Our pixel i covers [i, i + 1]; OpenCV's is the point i, half a pixel further.
+    affine = affine.copy()
+    affine[:, 2] += affine[:, :2].sum(axis=1) / 2 - 0.5
+    return cv2.warpAffine(image, affine, input_size, flags=cv2.INTER_LINEAR)
+
+
+def photometric_jitter(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
+    """Random brightness (±32), contrast and saturation (0.5–1.5), as in SSD and MonoCon, without hue.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    brightness = rng.uniform(-32, 32)
+    contrast, saturation = rng.uniform(0.5, 1.5, size=2)
+    pixels = image.astype(np.float32) * contrast + brightness
+    grey = pixels.mean(axis=2, keepdims=True)
+    return np.clip(grey + (pixels - grey) * saturation, 0, 255).astype(np.uint8)

@@ -1,0 +1,80 @@
+"""Data loaders for training and evaluation."""
+
+import cv2
+import torch
+from detectron2.data import DatasetCatalog, MapDataset
+from detectron2.data.samplers import InferenceSampler
+from detectron2.utils import comm
+from torch.utils.data import DataLoader
+
+from qiml.data.catalog import register_datasets
+from qiml.data.mapper import MonocularMapper
+from qiml.data.sampler import SeededDataset, TrainingSampler
+from qiml.errors import ConfigError, DatasetError
+
+
+def build_train_loader(cfg, start_iteration: int = 0) -> DataLoader:
+    """Endless loader of this worker's share of each global batch of SOLVER.IMS_PER_BATCH.
+
+    Args:
+        cfg: DATASETS.TRAIN, INPUT, SEED, SOLVER.IMS_PER_BATCH, DATALOADER.NUM_WORKERS.
+        start_iteration: the iteration the run starts or resumes at.
+
+    Raises:
+        ConfigError: the batch cannot be shared evenly.
+        DatasetError: there is nothing to train on.
+    """
+    world_size = comm.get_world_size()
+    if cfg.SOLVER.IMS_PER_BATCH % world_size:
+        raise ConfigError(
+            "SOLVER.IMS_PER_BATCH",
+            found=f"{cfg.SOLVER.IMS_PER_BATCH} with {world_size} workers",
+            expected="a multiple of the number of workers",
+            mend="change the batch size or the number of workers",
+        )
+    register_datasets(cfg.DATASETS.TRAIN)
+    frames = [frame for name in cfg.DATASETS.TRAIN for frame in DatasetCatalog.get(name)]
+    if not frames:
+        raise DatasetError(
+            str(cfg.DATASETS.TRAIN),
+            found="no frames",
+            expected="at least one",
+            mend="check the split's list in ImageSets",
+        )
+    sampler = TrainingSampler(
+        len(frames),
+        cfg.SOLVER.IMS_PER_BATCH,
+        cfg.SEED,
+        start_iteration,
+        rank=comm.get_rank(),
+        world_size=world_size,
+    )
+    workers = cfg.DATALOADER.NUM_WORKERS
+    return DataLoader(
+        SeededDataset(frames, MonocularMapper(cfg, is_train=True), cfg.SEED),
+        batch_sampler=sampler,
+        num_workers=workers,
+        collate_fn=list,
+        worker_init_fn=_use_one_thread,
+        persistent_workers=workers > 0,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def build_test_loader(cfg, dataset_name: str) -> DataLoader:
+    """Finite loader over a whole data set, in order, shared among the workers."""
+    register_datasets([dataset_name])
+    frames = DatasetCatalog.get(dataset_name)
+    return DataLoader(
+        MapDataset(frames, MonocularMapper(cfg, is_train=False)),
+        batch_size=cfg.TEST.IMS_PER_BATCH,
+        sampler=InferenceSampler(len(frames)),
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        collate_fn=list,
+        worker_init_fn=_use_one_thread,
+    )
+
+
+def _use_one_thread(_worker: int) -> None:
+    # OpenCV's own threads would compete with the training step for the same cores.
+    cv2.setNumThreads(1)

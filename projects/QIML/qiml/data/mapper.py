@@ -1,0 +1,194 @@
+"""From a dataset dict to the model's input."""
+
+import math
+
+import cv2
+import numpy as np
+import torch
+from detectron2.config import configurable
+from detectron2.data import MetadataCatalog
+from detectron2.structures import Boxes, Instances
+
+from qiml.data.augmentation import Warp, photometric_jitter, random_warp, test_warp, warp_image
+from qiml.errors import ConfigError, DatasetError
+from qiml.structures.boxes3d import Boxes3D, wrap_angle
+from qiml.structures.camera import Camera
+
+
+def read_image(path: str) -> np.ndarray:
+    """(H, W, 3) uint8 RGB.
+
+    Raises:
+        DatasetError: the file is missing or does not decode.
+    """
+    image = cv2.imread(path, cv2.IMREAD_COLOR)
+    if image is None:
+        raise DatasetError(
+            path,
+            found="an image that does not decode, or no file",
+            expected="a PNG or JPEG image",
+            mend="fetch the file again; tools/check_dataset.py --decode lists every such file",
+        )
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+class MonocularMapper:
+    """Reads the image, warps image, boxes and camera by one affine, and keeps the objects that train.
+
+    Args:
+        input_size: (width, height) of the network's input.
+        augmentation: flip, crop, crop_scale and crop_shift of :func:`random_warp`; None in evaluation.
+        photometric: probability of photometric jitter.
+        crop_depth: "ignore" or "virtual": what a crop does to 3D supervision.
+        min_height, max_truncation, max_occlusion, min_depth, max_depth: which objects train.
+        category_ids: categories that train.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        input_size: tuple[int, int],
+        augmentation: dict[str, float] | None,
+        photometric: float,
+        crop_depth: str,
+        min_height: float,
+        max_truncation: float,
+        max_occlusion: int,
+        min_depth: float,
+        max_depth: float,
+        category_ids: frozenset[int],
+    ):
+        self.input_size = input_size
+        self.augmentation = augmentation
+        self.photometric = photometric
+        self.crop_depth = crop_depth
+        self.min_height = min_height
+        self.max_truncation, self.max_occlusion = max_truncation, max_occlusion
+        self.min_depth, self.max_depth = min_depth, max_depth
+        self.category_ids = category_ids
+
+    @classmethod
+    def from_config(cls, cfg, is_train: bool = True) -> dict:
+        augmentation, kept = cfg.INPUT.AUGMENTATION, cfg.INPUT.FILTER
+        return {
+            "input_size": tuple(cfg.INPUT.SIZE),
+            "augmentation": {
+                "flip": augmentation.FLIP,
+                "crop": augmentation.CROP,
+                "crop_scale": augmentation.CROP_SCALE,
+                "crop_shift": augmentation.CROP_SHIFT,
+            }
+            if is_train
+            else None,
+            "photometric": augmentation.PHOTOMETRIC if is_train else 0.0,
+            "crop_depth": augmentation.CROP_DEPTH,
+            "min_height": kept.MIN_HEIGHT,
+            "max_truncation": kept.MAX_TRUNCATION,
+            "max_occlusion": kept.MAX_OCCLUSION,
+            "min_depth": kept.MIN_DEPTH,
+            "max_depth": kept.MAX_DEPTH,
+            "category_ids": _training_categories(cfg),
+        }
+
+    def __call__(self, dataset_dict: dict, rng: np.random.Generator | None = None) -> dict:
+        """The model's input for one frame (see :meth:`MonocularDetector3D.forward`).
+
+        Args:
+            dataset_dict: Detectron2's standard form; not changed.
+            rng: the sample's own generator; None in evaluation.
+        """
+        result = {
+            key: value
+            for key, value in dataset_dict.items()
+            if key not in ("annotations", "camera")
+        }
+        image = read_image(dataset_dict["file_name"])
+        height, width = image.shape[:2]
+        if (height, width) != (dataset_dict["height"], dataset_dict["width"]):
+            raise DatasetError(
+                dataset_dict["file_name"],
+                found=f"{width}×{height} pixels",
+                expected=f"{dataset_dict['width']}×{dataset_dict['height']} as when the data set was read",
+                mend="do not change images while a run reads them",
+            )
+        if self.augmentation is None:
+            warp = test_warp((width, height), self.input_size)
+        else:
+            warp = random_warp(rng, (width, height), self.input_size, **self.augmentation)
+        pixels = warp_image(image, warp, self.input_size)
+        if self.photometric and rng.random() < self.photometric:
+            pixels = photometric_jitter(rng, pixels)
+
+        camera = Camera(torch.tensor(dataset_dict["camera"], dtype=torch.float64))
+        camera = camera.flip(width) if warp.flip else camera
+        affine = torch.from_numpy(warp.affine)
+        result["image"] = torch.from_numpy(pixels).permute(2, 0, 1)
+        result["camera"] = camera.warp(affine).projection.float()
+        result["affine"] = affine.float()
+        if self.augmentation is not None:
+            objects = [a for a in dataset_dict.get("annotations", ()) if self.trains(a)]
+            result["instances"] = self.make_instances(objects, warp, camera, width)
+        return result
+
+    def trains(self, annotation: dict) -> bool:
+        """Whether an object is clear enough to learn from: MonoDLE's level ≠ "UnKnown" and depth range."""
+        x1, y1, x2, y2 = annotation["bbox"]
+        return (
+            annotation["category_id"] in self.category_ids
+            and not annotation.get("ignore", False)
+            and y2 - y1 + 1 >= self.min_height
+            and x2 > x1
+            and annotation["truncation"] <= self.max_truncation
+            and annotation["occlusion"] <= self.max_occlusion
+            and self.min_depth <= annotation["box3d"][2] <= self.max_depth
+        )
+
+    def make_instances(
+        self, objects: list[dict], warp: Warp, camera: Camera, width: int
+    ) -> Instances:
+        """Training objects in the pixels of the input and the (mirrored) camera frame.
+
+        Args:
+            objects: annotations, in the original image.
+            warp: of the original image.
+            camera: of the mirrored, not yet warped image.
+            width: of the original image.
+        """
+        boxes = torch.tensor([a["bbox"] for a in objects], dtype=torch.float64).reshape(-1, 4)
+        boxes3d = Boxes3D(torch.tensor([a["box3d"] for a in objects], dtype=torch.float64))
+        alpha = torch.tensor([a["alpha"] for a in objects], dtype=torch.float64)
+        if warp.flip:
+            boxes = torch.stack(
+                [width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], dim=1
+            )
+            boxes3d, alpha = boxes3d.flip(), wrap_angle(math.pi - alpha)
+        affine = torch.from_numpy(warp.affine)
+        centres, depth = camera.warp(affine).project(boxes3d.centres)
+        corners = boxes.reshape(-1, 2, 2) @ affine[:, :2].T + affine[:, 2]
+        has_3d = not warp.cropped or self.crop_depth == "virtual"
+        return Instances(
+            (self.input_size[1], self.input_size[0]),
+            gt_boxes=Boxes(corners.reshape(-1, 4).float()),
+            gt_classes=torch.tensor([a["category_id"] for a in objects], dtype=torch.int64),
+            gt_boxes3d=boxes3d.to(torch.float32),
+            gt_projected_centres=centres.float(),
+            gt_depth=(
+                depth / warp.magnification if self.crop_depth == "virtual" else depth
+            ).float(),
+            gt_alpha=alpha.float(),
+            gt_has_3d=torch.full((len(objects),), has_3d),
+        )
+
+
+def _training_categories(cfg) -> frozenset[int]:
+    classes = list(MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes)
+    for name in cfg.INPUT.FILTER.CLASSES:
+        if name not in classes:
+            raise ConfigError(
+                "INPUT.FILTER.CLASSES",
+                found=repr(name),
+                expected=f"names among {classes}",
+                mend="correct the name, or set () to train all classes",
+            )
+    return frozenset(classes.index(name) for name in cfg.INPUT.FILTER.CLASSES or classes)

@@ -1,0 +1,75 @@
+#!/usr/bin/env python
+"""Train or evaluate a monocular 3D detector on one machine."""
+
+import torch
+from detectron2.engine import default_argument_parser, default_setup, launch
+
+from qiml.config import load_config
+from qiml.engine.checkpoint import DetectorCheckpointer
+from qiml.engine.trainer import Trainer
+from qiml.errors import ConfigError, exit_on_error
+
+EXAMPLES = """
+Examples:
+
+Train the small network on synthetic scenes (make demo does this and more):
+    $ python train_net.py --config-file configs/quickstart.yaml
+
+Train MonoDLE with both losses on KITTI (in $DETECTRON2_DATASETS/kitti), on 2 GPUs:
+    $ python train_net.py --config-file configs/kitti/monodle_dla34_qi_depth.yaml --num-gpus 2
+
+Go on after an interruption:
+    $ python train_net.py --config-file … --resume
+
+Evaluate a checkpoint:
+    $ python train_net.py --config-file … --eval-only MODEL.WEIGHTS output/model_final.pth
+
+Your own data, in KITTI's layout, with other settings:
+    $ python train_net.py --config-file … DATASETS.TRAIN "('kitti_format:/data/mine:train',)" SEED 7
+"""
+
+
+def setup(args):
+    """Config of the command line, logged and frozen."""
+    cfg = load_config(args.config_file, args.opts)
+    if args.eval_only:
+        # Detections do not depend on the auxiliary parts: do not build them.
+        cfg.MODEL.OBJECT_DEPTH.ENABLED = False
+        cfg.MODEL.QUASI_ISOMETRIC.ENABLED = False
+    cfg.freeze()
+    default_setup(cfg, args)
+    return cfg
+
+
+def main(args):
+    """One worker's part."""
+    cfg = setup(args)
+    if args.eval_only:
+        model = Trainer.build_model(cfg)
+        DetectorCheckpointer(model, cfg.OUTPUT_DIR).resume_or_load(
+            cfg.MODEL.WEIGHTS, resume=args.resume
+        )
+        return Trainer.test(cfg, model)
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=args.resume)
+    return trainer.train()
+
+
+if __name__ == "__main__":
+    args = default_argument_parser(epilog=EXAMPLES).parse_args()
+    with exit_on_error():
+        if args.num_gpus > max(torch.cuda.device_count(), 1):
+            raise ConfigError(
+                "--num-gpus",
+                found=str(args.num_gpus),
+                expected=f"at most the {torch.cuda.device_count()} GPUs of this machine",
+                mend="leave the option out to run on one device, GPU or CPU",
+            )
+        launch(
+            main,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(args,),
+        )
