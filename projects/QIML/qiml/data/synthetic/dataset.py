@@ -1,0 +1,172 @@
+"""Writes synthetic frames as a folder in KITTI's layout."""
+
+import functools
+import json
+import multiprocessing
+import shutil
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import cv2
+from tqdm import tqdm
+
+from qiml.data.kitti_format import write_calibration, write_objects
+from qiml.data.synthetic.scene import render_scene
+from qiml.errors import ConfigError
+from qiml.io import atomic_path, atomic_write_text
+
+SETTINGS_FILE = "synthetic.json"
+# Raise when the same seed and index give another image or label than before.
+_VERSION = 1
+_SMALLEST_SIDE = 32
+
+
+def write_dataset(
+    root: str | Path,
+    num_train: int,
+    num_val: int,
+    size: tuple[int, int] = (416, 128),
+    seed: int = 0,
+    workers: int = 2,
+    overwrite: bool = False,
+) -> bool:
+    """Draw frames into a folder in KITTI's layout.
+
+    Frames 0 to `num_val` - 1 are the validation split, so that more training frames leave it as it
+    is. The folder is filled as `ROOT.partial` and renamed when complete; after an interruption the
+    same call goes on where it stopped.
+
+    Args:
+        root: folder to make. One that is complete, with the same settings, is left as it is.
+        num_train, num_val: number of frames of the two splits.
+        size: image width and height in pixels.
+        seed: of the dataset; frames are those of `render_scene(seed, index, size)`.
+        workers: number of processes; it does not change the frames.
+        overwrite: replace a synthetic dataset that has other settings.
+
+    Returns:
+        True when frames were drawn, False when the folder was complete.
+
+    Raises:
+        ConfigError: a number is out of range; or `root` has other settings, or is not a synthetic
+            dataset.
+    """
+    root = Path(root)
+    settings = {
+        "version": _VERSION,
+        "num_train": num_train,
+        "num_val": num_val,
+        "size": list(size),
+        "seed": seed,
+    }
+    _check(settings, workers)
+    if _is_complete(root, settings, overwrite):
+        return False
+    partial = root.with_name(root.name + ".partial")
+    if partial.exists() and _read_settings(partial) != settings:
+        shutil.rmtree(partial)
+    atomic_write_text(partial / SETTINGS_FILE, json.dumps(settings, indent=2) + "\n")
+    _draw_frames(partial, num_train + num_val, size, seed, workers)
+    _write_splits(partial, num_train, num_val)
+    if root.exists():
+        shutil.rmtree(root)
+    partial.rename(root)
+    return True
+
+
+def _check(settings: dict, workers: int) -> None:
+    least = {"num_train": 1, "num_val": 0, "seed": 0, "workers": 1}
+    for name, value in {**settings, "workers": workers}.items():
+        if name in least and value < least[name]:
+            raise ConfigError(
+                name,
+                found=str(value),
+                expected=f"an integer of at least {least[name]}",
+                mend=f"pass another {name}",
+            )
+    if min(settings["size"]) < _SMALLEST_SIDE:
+        raise ConfigError(
+            "size",
+            found="x".join(map(str, settings["size"])),
+            expected=f"width and height of at least {_SMALLEST_SIDE} pixels",
+            mend="pass a size such as 416x128",
+        )
+
+
+def _is_complete(root: Path, settings: dict, overwrite: bool) -> bool:
+    """True when `root` holds the dataset already. Raises ConfigError when it holds something else."""
+    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
+        return False
+    present = _read_settings(root)
+    if present is None:
+        raise ConfigError(
+            root,
+            found="something else than a synthetic dataset",
+            expected="a folder that does not exist yet",
+            mend="choose another folder (--out)",
+        )
+    if present == settings:
+        return True
+    if not overwrite:
+        differing = [key for key in settings if present.get(key) != settings[key]]
+        raise ConfigError(
+            root,
+            found=f"a synthetic dataset with {_describe(present, differing)}",
+            expected=_describe(settings, differing),
+            mend="choose another folder (--out) or replace this one (--overwrite)",
+        )
+    return False
+
+
+def _describe(settings: dict, keys: list[str]) -> str:
+    return ", ".join(f"{key} {settings.get(key)}" for key in keys)
+
+
+def _read_settings(root: Path) -> dict | None:
+    """The settings a folder was made with; None when it is not a synthetic dataset."""
+    try:
+        settings = json.loads((root / SETTINGS_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return settings if isinstance(settings, dict) else None
+
+
+def _draw_frames(root: Path, count: int, size: tuple[int, int], seed: int, workers: int) -> None:
+    missing = [index for index in range(count) if not _label_file(root, index).exists()]
+    write = functools.partial(_write_frame, root, size, seed)
+    # "spawn": a fork of a process with running threads (PyTorch's, OpenCV's) may hang.
+    pool = ProcessPoolExecutor(
+        workers,
+        multiprocessing.get_context("spawn"),
+        initializer=cv2.setNumThreads,
+        initargs=(1,),
+    )
+    try:
+        written = pool.map(write, missing, chunksize=8)
+        progress = {"total": count, "initial": count - len(missing), "unit": "frame"}
+        for _ in tqdm(written, desc=f"drawing {size[0]}x{size[1]}", **progress):
+            pass
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _write_frame(root: Path, size: tuple[int, int], seed: int, index: int) -> None:
+    frame = render_scene(seed, index, size)
+    name = f"{index:06d}"
+    with atomic_path(root / "training" / "image_2" / f"{name}.png") as temporary:
+        # OpenCV's default is its fastest; sensor noise leaves little to compress anyway.
+        cv2.imwrite(str(temporary), cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR))
+    write_calibration(root / "training" / "calib" / f"{name}.txt", frame.projection)
+    # The label comes last: it marks a frame as complete.
+    write_objects(_label_file(root, index), frame.objects)
+
+
+def _label_file(root: Path, index: int) -> Path:
+    return root / "training" / "label_2" / f"{index:06d}.txt"
+
+
+def _write_splits(root: Path, num_train: int, num_val: int) -> None:
+    names = [f"{index:06d}\n" for index in range(num_train + num_val)]
+    splits = {"train": names[num_val:], "val": names[:num_val], "trainval": names}
+    for split, members in splits.items():
+        atomic_write_text(root / "ImageSets" / f"{split}.txt", "".join(members))
