@@ -9,7 +9,13 @@ from detectron2.config import configurable
 from detectron2.data import MetadataCatalog
 from detectron2.structures import Boxes, Instances
 
-from qiml.data.augmentation import Warp, photometric_jitter, random_warp, test_warp, warp_image
+from qiml.data.augmentation import (
+    Warp,
+    evaluation_warp,
+    photometric_jitter,
+    random_warp,
+    warp_image,
+)
 from qiml.errors import ConfigError, DatasetError
 from qiml.structures.boxes3d import Boxes3D, wrap_angle
 from qiml.structures.camera import Camera
@@ -21,7 +27,8 @@ def read_image(path: str) -> np.ndarray:
     Raises:
         DatasetError: the file is missing or does not decode.
     """
-    image = cv2.imread(path, cv2.IMREAD_COLOR)
+    # The calibration is of the pixels as stored, whatever a photograph's orientation tag says.
+    image = cv2.imread(path, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None:
         raise DatasetError(
             path,
@@ -88,7 +95,7 @@ class MonocularMapper:
             "max_occlusion": kept.MAX_OCCLUSION,
             "min_depth": kept.MIN_DEPTH,
             "max_depth": kept.MAX_DEPTH,
-            "category_ids": _training_categories(cfg),
+            "category_ids": _training_categories(cfg) if is_train else frozenset(),
         }
 
     def __call__(self, dataset_dict: dict, rng: np.random.Generator | None = None) -> dict:
@@ -113,7 +120,7 @@ class MonocularMapper:
                 mend="do not change images while a run reads them",
             )
         if self.augmentation is None:
-            warp = test_warp((width, height), self.input_size)
+            warp = evaluation_warp((width, height), self.input_size)
         else:
             warp = random_warp(rng, (width, height), self.input_size, **self.augmentation)
         pixels = warp_image(image, warp, self.input_size)

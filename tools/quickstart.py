@@ -1,0 +1,144 @@
+"""The whole product in a few minutes on two CPU cores: synthetic scenes, training with both losses,
+evaluation by KITTI's rules, pictures. `make demo` runs this; each step is a command of its own that is
+printed before it runs, so that you can repeat and change it.
+"""
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.modeling import build_model
+
+import qiml.modeling  # noqa: F401  registers the detector
+from qiml.config import load_config
+from qiml.data.catalog import register_datasets
+from qiml.data.mapper import MonocularMapper, read_image
+from qiml.engine.checkpoint import DetectorCheckpointer
+from qiml.errors import exit_on_error
+from qiml.io import atomic_path
+from qiml.structures.boxes3d import Boxes3D
+from qiml.structures.camera import Camera
+from qiml.visualization.panel import prediction_panel
+
+CONFIG = "configs/quickstart.yaml"
+DATASET = "synthetic_val"
+# What Detectron2 logs for machines; everything is in the run's log.txt.
+QUIET = ("copypaste", "csv format", "Environment info", "Loading config")
+
+
+def run(*command: str) -> None:
+    """Run a command of the project, showing it and, from where it gets going, what it logs."""
+    print(f"\n$ python {shlex.join(command)}", flush=True)
+    process = subprocess.Popen(
+        [sys.executable, *command], stdout=subprocess.PIPE, text=True, errors="replace"
+    )
+    started = False
+    for line in process.stdout:
+        # Before this Detectron2 prints the machine and the whole config.
+        started = started or "Start" in line or command[0] != "train_net.py"
+        if started and not any(word in line for word in QUIET):
+            print(line, end="", flush=True)
+    if process.wait():
+        sys.exit(process.returncode)
+
+
+def draw_predictions(output: Path, count: int, least_score: float) -> list[Path]:
+    """Pictures of the trained detector on frames spread over the evaluation data.
+
+    Args:
+        output: the run's folder; pictures go to its subfolder `pictures`.
+        count: number of pictures.
+        least_score: detections below are not drawn.
+
+    Returns:
+        The files.
+    """
+    cfg = load_config(CONFIG, ["OUTPUT_DIR", str(output)])
+    register_datasets([*cfg.DATASETS.TRAIN, DATASET])
+    model = build_model(cfg).for_inference()
+    DetectorCheckpointer(model).load(str(output / "model_final.pth"))
+    mapper, names = MonocularMapper(cfg, is_train=False), MetadataCatalog.get(DATASET).thing_classes
+    frames = [frame for frame in DatasetCatalog.get(DATASET) if len(frame["annotations"]) >= 3]
+    files = []
+    for index in np.linspace(0, len(frames) - 1, count).astype(int):
+        frame = frames[index]
+        with torch.no_grad():
+            found = model([mapper(frame)])[0]["instances"]
+        found = found[found.scores >= least_score]
+        picture = prediction_panel(
+            read_image(frame["file_name"]),
+            Camera(torch.tensor(frame["camera"])),
+            found.pred_boxes3d,
+            found.pred_classes,
+            names,
+            found.scores,
+            Boxes3D([a["box3d"] for a in frame["annotations"]]),
+        )
+        files.append(output / "pictures" / f"{frame['image_id']}.png")
+        with atomic_path(files[-1]) as temporary:
+            cv2.imwrite(str(temporary), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    return files
+
+
+def summarise(untrained: Path, trained: Path) -> str:
+    """A table of the car results of both models at the level "visible"."""
+    rows = [("", "untrained", "trained")]
+    reports = [json.loads(p.read_text()) for p in (untrained, trained)]
+    for title, table in (("IoU .7", "results"), ("IoU .5", "relaxed_results")):
+        for metric in ("bev", "3d"):
+            values = [_average_precision(r, table, metric) for r in reports]
+            name = f"Car AP40 {metric.upper()} ({title}, visible)"
+            rows.append((name, *(f"{value:.2f}" for value in values)))
+    return "\n".join(f"{name:34}{before:>12}{after:>12}" for name, before, after in rows)
+
+
+def _average_precision(report: dict, table: str, metric: str) -> float:
+    """0 where nothing was detected: the devkit does not evaluate a class without detections."""
+    found = report[table].get("Car", {}).get("AP40", {}).get(metric)
+    return found[report["order"].index("visible")] if found else 0.0
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data", type=Path, default=Path("datasets/synthetic"), help="scenes (made if absent)"
+    )
+    parser.add_argument("--train", type=int, default=2000, help="training frames (default 2000)")
+    parser.add_argument("--val", type=int, default=400, help="evaluation frames (default 400)")
+    parser.add_argument("--output", type=Path, default=Path("output/quickstart"), help="results")
+    parser.add_argument("--pictures", type=int, default=8, help="pictures to draw (default 8)")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY VALUE", help="config keys for the training"
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_arguments()
+    start = time.monotonic()
+    untrained = args.output / "untrained"
+    run("tools/make_synthetic.py", "--out", str(args.data),
+        "--train", str(args.train), "--val", str(args.val))  # fmt: skip
+    net = ("train_net.py", "--config-file", CONFIG)
+    run(*net, "--eval-only", "OUTPUT_DIR", str(untrained))
+    run(*net, "OUTPUT_DIR", str(args.output), *args.overrides)
+    pictures = draw_predictions(args.output, args.pictures, least_score=0.1)
+    report = f"kitti_{DATASET}.json"
+    print(f"\n{summarise(untrained / report, args.output / report)}")
+    print(f"\nPictures: {', '.join(map(str, pictures))}")
+    print(f"Everything is in {args.output}; {(time.monotonic() - start) / 60:.1f} minutes.")
+
+
+if __name__ == "__main__":
+    with exit_on_error():
+        main()
