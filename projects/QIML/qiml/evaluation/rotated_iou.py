@@ -31,9 +31,21 @@ class Rectangles(NamedTuple):
         """The rectangles picked by an index array (repeats allowed) or a mask."""
         return Rectangles(*(column[index] for column in self))
 
-    def radius(self) -> np.ndarray:
-        """(N,) half the diagonal."""
-        return np.hypot(self.width, self.length) / 2
+    def circles(self) -> "Circles":
+        """The circles around the rectangles."""
+        return Circles(self.x, self.z, np.hypot(self.width, self.length) / 2)
+
+
+class Circles(NamedTuple):
+    """Circles in the ground plane: all (N,), metres."""
+
+    x: np.ndarray
+    z: np.ndarray
+    radius: np.ndarray
+
+    def take(self, index: np.ndarray) -> "Circles":
+        """As :meth:`Rectangles.take`."""
+        return Circles(*(column[index] for column in self))
 
 
 def intersection_area(a: Rectangles, b: Rectangles) -> np.ndarray:
@@ -107,10 +119,9 @@ def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.divide(part, whole, out=np.zeros_like(whole, dtype=float), where=whole > 0)
 
 
-def near(a: Rectangles, b: Rectangles) -> np.ndarray:
-    """(N,) whether the circles around a[i] and b[i] meet: the only pairs that can overlap."""
-    reach = a.radius() + b.radius()
-    return (a.x - b.x) ** 2 + (a.z - b.z) ** 2 <= reach**2
+def near(a: Circles, b: Circles) -> np.ndarray:
+    """(N,) whether a[i] and b[i] meet; only boxes whose circles do can overlap."""
+    return (a.x - b.x) ** 2 + (a.z - b.z) ** 2 <= (a.radius + b.radius) ** 2
 
 
 def rotated_iou_bev(boxes_a: np.ndarray, boxes_b: np.ndarray) -> np.ndarray:
@@ -139,8 +150,8 @@ def _footprints(boxes: np.ndarray) -> Rectangles:
 def _all_pairs(boxes_a: np.ndarray, boxes_b: np.ndarray, paired_iou) -> np.ndarray:
     boxes_a, boxes_b = (np.asarray(b, dtype=float).reshape(-1, 7) for b in (boxes_a, boxes_b))
     iou = np.zeros((len(boxes_a), len(boxes_b)))
-    columns_a = Rectangles(*(column[:, None] for column in _footprints(boxes_a)))
-    rows, columns = np.nonzero(near(columns_a, _footprints(boxes_b)))
+    circles_a, circles_b = _footprints(boxes_a).circles(), _footprints(boxes_b).circles()
+    rows, columns = np.nonzero(near(circles_a.take(np.s_[:, None]), circles_b))
     iou[rows, columns] = paired_iou(boxes_a[rows], boxes_b[columns])
     return iou
 
