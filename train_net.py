@@ -3,6 +3,8 @@
 
 import torch
 from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
 
 from qiml.config import load_config
 from qiml.engine.checkpoint import DetectorCheckpointer
@@ -38,6 +40,7 @@ def setup(args):
         cfg.MODEL.QUASI_ISOMETRIC.ENABLED = False
     cfg.freeze()
     default_setup(cfg, args)
+    setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name="qiml")
     return cfg
 
 

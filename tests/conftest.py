@@ -1,4 +1,4 @@
-"""Fixtures every test may use: `real_data` (skips without it) and `kitti_folder` (makes one)."""
+"""Fixtures every test may use: `real_data` (skips without it), `kitti_folder` and `tiny_config`."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -7,10 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from qiml.data.kitti_format import KITTIObjects, write_calibration, write_objects
 
 PROJECTION = np.array([[180.0, 0, 160, 9], [0, 180, 48, 0.1], [0, 0, 1, 0.003]])
+TINY_CONFIG = Path(__file__).parent / "tiny.yaml"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    # Tensors this small do not repay the threads, least of all where other jobs share the cores.
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
@@ -70,10 +78,24 @@ def kitti_folder(tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
+@pytest.fixture
+def tiny_config(tmp_path: Path) -> Callable:
+    """Make the config of tests/tiny.yaml, changed by `KEY, VALUE, ...` as on a command line.
+
+    OUTPUT_DIR is `tmp_path / "output"`.
+    """
+
+    def make(*overrides: object):
+        from qiml.config import load_config
+
+        output = ("OUTPUT_DIR", str(tmp_path / "output"))
+        return load_config(str(TINY_CONFIG), [*output, *map(str, overrides)])
+
+    return make
+
+
 def _street(size: tuple[int, int]) -> KITTIObjects:
     """A car, a pedestrian, a cyclist and a DontCare region."""
-    import torch
-
     from qiml.structures.boxes3d import Boxes3D
     from qiml.structures.camera import Camera
 

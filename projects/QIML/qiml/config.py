@@ -18,6 +18,8 @@ def add_qiml_config(cfg: CN) -> None:
 
     The defaults are MonoDLE's on KITTI, without the two losses.
     """
+    # Of the weights, and of the order and augmentation of the data: a run is a function of config and seed.
+    cfg.SEED = 444
     _add_input(cfg)
     _add_model(cfg)
     _add_solver(cfg)
@@ -72,8 +74,6 @@ def _add_model(cfg: CN) -> None:
     cfg.MODEL.BACKBONE.TIMM_OPTIONS = CN(new_allowed=True)
 
     cfg.MODEL.NECK = CN()
-    # Input pixels per cell of the neck's map.
-    cfg.MODEL.NECK.STRIDE = 4
     # "learned": depthwise transposed convolutions that start bilinear (the official models);
     # "nearest": without weights, several times faster on a CPU.
     cfg.MODEL.NECK.UPSAMPLE = "learned"
@@ -196,7 +196,7 @@ def _mendable(cfg: CN, where: str) -> Iterator[None]:
             if similar
             else "see projects/QIML/README.md for the keys",
         ) from error
-    except (ValueError, TypeError, yaml.YAMLError) as error:
+    except (ValueError, TypeError, OSError, yaml.YAMLError) as error:
         raise ConfigError(
             where,
             found=" ".join(str(error).split()),
@@ -227,10 +227,27 @@ def _check_values(cfg: CN) -> None:
             raise ConfigError(
                 key, found=repr(value), expected=f"one of {allowed}", mend="correct the value"
             )
-    if any(side <= 0 or side % 32 for side in cfg.INPUT.SIZE):
+    least = [("SEED", cfg.SEED, 0), ("DATALOADER.NUM_WORKERS", cfg.DATALOADER.NUM_WORKERS, 0)]
+    least += [("SOLVER.IMS_PER_BATCH", cfg.SOLVER.IMS_PER_BATCH, 1)]
+    least += [("TEST.IMS_PER_BATCH", cfg.TEST.IMS_PER_BATCH, 1)]
+    least += [("MODEL.BOX3D_HEAD.TOP_K", cfg.MODEL.BOX3D_HEAD.TOP_K, 1)]
+    for key, value, minimum in least:
+        if value < minimum:
+            raise ConfigError(
+                key, found=str(value), expected=f"at least {minimum}", mend="correct the value"
+            )
+    if qi.DESCRIPTOR_SIZE < 1 or qi.DESCRIPTOR_SIZE % 2 == 0:
+        raise ConfigError(
+            "MODEL.QUASI_ISOMETRIC.DESCRIPTOR_SIZE",
+            found=str(qi.DESCRIPTOR_SIZE),
+            expected="an odd number of cells, so that the window has a middle",
+            mend="correct the value; the paper's is 5",
+        )
+    size = tuple(cfg.INPUT.SIZE)
+    if len(size) != 2 or not all(isinstance(s, int) and s > 0 and s % 32 == 0 for s in size):
         raise ConfigError(
             "INPUT.SIZE",
-            found=str(tuple(cfg.INPUT.SIZE)),
+            found=str(size),
             expected="(width, height), both multiples of 32",
             mend="take the nearest multiples, such as (1280, 384) or (416, 128)",
         )

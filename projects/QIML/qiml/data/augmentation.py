@@ -40,7 +40,7 @@ def centred_affine(
     return np.array([[zoom, 0, offset[0]], [0, zoom, offset[1]]])
 
 
-def test_warp(image_size: tuple[int, int], input_size: tuple[int, int]) -> Warp:
+def evaluation_warp(image_size: tuple[int, int], input_size: tuple[int, int]) -> Warp:
     """The warp of evaluation: the whole image width, centred."""
     return Warp(centred_affine(image_size, input_size, np.array(image_size) / 2, scale=1.0))
 

@@ -23,6 +23,9 @@ class Batch(list):
     cost more than the image does.
     """
 
+    def __copy__(self) -> "Batch":
+        return Batch(self)  # pinning memory copies the list; not by way of a message
+
     def __reduce__(self) -> tuple:
         message = io.BytesIO()
         _ArrayPickler(message).dump(list(self))
@@ -77,6 +80,7 @@ def build_train_loader(cfg, start_iteration: int = 0) -> DataLoader:
         world_size=world_size,
     )
     workers = cfg.DATALOADER.NUM_WORKERS
+    _use_one_thread()
     return DataLoader(
         SeededDataset(frames, MonocularMapper(cfg, is_train=True), cfg.SEED),
         batch_sampler=sampler,
@@ -92,6 +96,7 @@ def build_test_loader(cfg, dataset_name: str) -> DataLoader:
     """Finite loader over a whole data set, in order, shared among the workers."""
     register_datasets([dataset_name])
     frames = DatasetCatalog.get(dataset_name)
+    _use_one_thread()
     return DataLoader(
         MapDataset(frames, MonocularMapper(cfg, is_train=False)),
         batch_size=cfg.TEST.IMS_PER_BATCH,
@@ -102,6 +107,7 @@ def build_test_loader(cfg, dataset_name: str) -> DataLoader:
     )
 
 
-def _use_one_thread(_worker: int) -> None:
-    # OpenCV's own threads would compete with the training step for the same cores.
+def _use_one_thread(_worker: int | None = None) -> None:
+    # OpenCV's own threads would compete with the training step for the same cores. To be called before
+    # the workers fork, too: a fork leaves the threads behind, and ending them there waits for ever.
     cv2.setNumThreads(1)

@@ -190,6 +190,13 @@ class MonocularMapper:
 
 def _training_categories(cfg) -> frozenset[int]:
     classes = list(MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes)
+    if cfg.MODEL.BOX3D_HEAD.NUM_CLASSES < len(classes):
+        raise ConfigError(
+            "MODEL.BOX3D_HEAD.NUM_CLASSES",
+            found=str(cfg.MODEL.BOX3D_HEAD.NUM_CLASSES),
+            expected=f"{len(classes)}, one for each of the data set's classes {classes}",
+            mend="correct the number; INPUT.FILTER.CLASSES picks which of them train",
+        )
     for name in cfg.INPUT.FILTER.CLASSES:
         if name not in classes:
             raise ConfigError(

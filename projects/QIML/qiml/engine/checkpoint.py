@@ -7,7 +7,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from fvcore.common.checkpoint import _IncompatibleKeys
 
 from qiml.errors import CheckpointError
-from qiml.io import atomic_path
+from qiml.io import atomic_path, atomic_write_text
 
 TRAINING_ONLY = "object_depth_head."
 """Prefix of the weights that a checkpoint may have or lack whatever the model's configuration."""
@@ -33,6 +33,10 @@ class DetectorCheckpointer(DetectionCheckpointer):
         self.logger.info("Saved checkpoint %s", Path(self.save_dir) / file_name)
         self.tag_last_checkpoint(file_name)
 
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Name the checkpoint that `--resume` takes."""
+        atomic_write_text(Path(self.save_dir) / "last_checkpoint", last_filename_basename)
+
     def load(self, path: str, *args, **kwargs) -> dict:
         """Load a local file into the model and, when resuming, the trainer.
 
@@ -56,6 +60,14 @@ class DetectorCheckpointer(DetectionCheckpointer):
                 expected="a checkpoint of this project, without pickled code",
                 mend="the file may be torn (take an earlier one) or from an untrusted source (do not use it)",
             ) from error
+        weights = loaded.get("model", loaded) if isinstance(loaded, dict) else None
+        if not isinstance(weights, dict) or not all(map(torch.is_tensor, weights.values())):
+            raise CheckpointError(
+                filename,
+                found="something else than weights by name",
+                expected="a checkpoint of this project, or a model's state_dict",
+                mend="save the weights with torch.save(model.state_dict(), …)",
+            )
         return loaded if "model" in loaded else {"model": loaded}
 
     def _load_model(self, checkpoint: dict) -> _IncompatibleKeys:

@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Iterable
 
 import torch
+from detectron2.data import DatasetCatalog
 from detectron2.engine import DefaultTrainer, SimpleTrainer, TrainerBase
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling import build_model
@@ -18,10 +19,20 @@ from qiml.data.catalog import register_datasets
 from qiml.data.loader import build_test_loader, build_train_loader
 from qiml.engine.checkpoint import DetectorCheckpointer
 from qiml.engine.solver import build_lr_scheduler, build_optimizer
+from qiml.errors import QIMLError
 from qiml.evaluation.kitti import KITTI_DIFFICULTIES, VISIBLE
 from qiml.evaluation.kitti_evaluator import KITTIEvaluator
 
 logger = logging.getLogger(__name__)
+
+
+def _is_programming_error(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], QIMLError))
+
+
+# Detectron2 logs whatever ends a training with its traceback. Of what a user can mend, the entry point
+# prints the one line that matters.
+logging.getLogger("detectron2.engine.train_loop").addFilter(_is_programming_error)
 
 
 class TrainStep(SimpleTrainer):
@@ -77,10 +88,26 @@ class Trainer(DefaultTrainer):
 
     def train(self):
         """Train from the start or resumed iteration to SOLVER.MAX_ITER; returns the last results, if any."""
+        for name in self.cfg.DATASETS.TEST:
+            DatasetCatalog.get(name)  # what is wrong there must not wait until the training is over
         if self.start_iter < self.max_iter:
             self._trainer.start(self.build_train_loader(self.cfg, self.start_iter))
         super().train()
         return getattr(self, "_last_eval_results", None)
+
+    def state_dict(self) -> dict:
+        # Not DefaultTrainer's: in Detectron2 0.6 it has none, and a resumed run would start with an empty
+        # optimiser and a second warm-up; later versions save the step under another name.
+        return {
+            **TrainerBase.state_dict(self),
+            "step": self._trainer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+        }
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        TrainerBase.load_state_dict(self, state_dict)
+        self._trainer.load_state_dict(state_dict["step"])
+        self.scheduler.load_state_dict(state_dict["scheduler"])
 
     @classmethod
     def build_model(cls, cfg) -> nn.Module:

@@ -23,7 +23,8 @@ class TimmBackbone(Backbone):
         options: further arguments of the timm model, such as channels and stem_width of a thin ResNet.
 
     Raises:
-        ConfigError: the name is not a timm model, or its weights cannot be downloaded.
+        ConfigError: the name is not a timm model with these strides, an option is not the model's, or its
+            weights cannot be downloaded.
         CheckpointError: the local file is not this model's.
     """
 
@@ -63,10 +64,8 @@ def _create_body(name: str, pretrained: bool, options: dict[str, Any]) -> torch.
             expected="the name of a timm model",
             mend="choose dla34, resnet18 or another name of timm.list_models()",
         )
+    indices = _level_indices(name, options)
     try:
-        levels = timm.create_model(name, features_only=True, **options).feature_info
-        index_of = dict(zip(levels.reduction(), levels.out_indices, strict=True))
-        indices = tuple(index_of[stride] for stride in TimmBackbone.STRIDES)
         return timm.create_model(
             name, features_only=True, out_indices=indices, pretrained=pretrained, **options
         )
@@ -80,6 +79,28 @@ def _create_body(name: str, pretrained: bool, options: dict[str, Any]) -> torch.
             mend="download them on a connected machine and set MODEL.BACKBONE.WEIGHTS to the file, or train "
             "from scratch with MODEL.BACKBONE.PRETRAINED False",
         ) from error
+
+
+def _level_indices(name: str, options: dict[str, Any]) -> tuple[int, ...]:
+    """Which of the model's feature maps have the strides of `TimmBackbone`."""
+    try:
+        levels = timm.create_model(name, features_only=True, **options).feature_info
+    except (TypeError, RuntimeError) as error:
+        raise ConfigError(
+            "MODEL.BACKBONE.TIMM_OPTIONS",
+            found=f"{options} ({error})",
+            expected=f"arguments of timm's {name}, which must support features_only",
+            mend="correct the options, or choose another MODEL.BACKBONE.TIMM_NAME",
+        ) from error
+    index_of = dict(zip(levels.reduction(), levels.out_indices, strict=True))
+    if not index_of.keys() >= set(TimmBackbone.STRIDES):
+        raise ConfigError(
+            "MODEL.BACKBONE.TIMM_NAME",
+            found=f"{name!r}, whose maps have the strides {sorted(index_of)}",
+            expected=f"a model with maps at the strides {TimmBackbone.STRIDES}",
+            mend="choose a convolutional network, such as dla34 or resnet18",
+        )
+    return tuple(index_of[stride] for stride in TimmBackbone.STRIDES)
 
 
 def _load_body_weights(body: torch.nn.Module, name: str, path: str) -> None:

@@ -75,7 +75,9 @@ class MonocularDetector3D(nn.Module):
         return {
             "backbone": backbone,
             "neck": neck,
-            "box3d_head": build_box3d_head(cfg, neck.out_channels),
+            "box3d_head": build_box3d_head(
+                cfg, ShapeSpec(channels=neck.out_channels, stride=neck.stride)
+            ),
             "object_depth_head": ObjectDepthHead(cfg, neck.out_channels)
             if model.OBJECT_DEPTH.ENABLED
             else None,
@@ -161,9 +163,10 @@ class MonocularDetector3D(nn.Module):
         )
 
     def for_inference(self) -> "MonocularDetector3D":
-        """This detector without the parts only training needs, in eval mode; the rest is shared, not copied.
+        """This detector without the parts only training needs, in eval mode.
 
-        Its parameters and detections do not depend on which auxiliary losses the training used.
+        The rest is shared, not copied: call ``train()`` on this detector to go on training it. The result's
+        parameters and detections do not depend on which auxiliary losses the training used.
         """
         detector = MonocularDetector3D(
             backbone=self.backbone,

@@ -1,5 +1,6 @@
 """Registry of 3D box heads."""
 
+from detectron2.layers import ShapeSpec
 from detectron2.utils.registry import Registry
 from torch import nn
 
@@ -7,7 +8,7 @@ from qiml.errors import ConfigError
 
 BOX3D_HEAD_REGISTRY = Registry("BOX3D_HEAD")
 BOX3D_HEAD_REGISTRY.__doc__ = """
-Heads that turn the neck's feature map into 3D boxes, built as ``Head(cfg, in_channels)``. A head implements
+Heads that turn the neck's feature map into 3D boxes, built as ``Head(cfg, input_shape)``. A head implements
 
 - ``forward(features (B, C, H, W)) -> predictions``, a dataclass of its own,
 - ``losses(predictions, targets: ObjectTargets) -> dict[str, Tensor]``,
@@ -15,8 +16,8 @@ Heads that turn the neck's feature map into 3D boxes, built as ``Head(cfg, in_ch
 """
 
 
-def build_box3d_head(cfg, in_channels: int) -> nn.Module:
-    """Head named by MODEL.BOX3D_HEAD.NAME, on a neck of `in_channels` channels."""
+def build_box3d_head(cfg, input_shape: ShapeSpec) -> nn.Module:
+    """Head named by MODEL.BOX3D_HEAD.NAME, on a map of `input_shape` (channels and stride)."""
     name = cfg.MODEL.BOX3D_HEAD.NAME
     if name not in BOX3D_HEAD_REGISTRY:
         raise ConfigError(
@@ -25,4 +26,4 @@ def build_box3d_head(cfg, in_channels: int) -> nn.Module:
             expected=f"one of {sorted(key for key, _ in BOX3D_HEAD_REGISTRY)}",
             mend="use a registered head, or import the module that registers yours",
         )
-    return BOX3D_HEAD_REGISTRY.get(name)(cfg, in_channels)
+    return BOX3D_HEAD_REGISTRY.get(name)(cfg, input_shape)

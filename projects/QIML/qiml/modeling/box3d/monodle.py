@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import torch
 from detectron2.config import configurable
+from detectron2.layers import ShapeSpec
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
@@ -91,13 +92,13 @@ class MonoDLEHead(nn.Module):
             self.add_module(name, conv_branch(in_channels, hidden_channels, channels))
 
     @classmethod
-    def from_config(cls, cfg, in_channels: int) -> dict:
+    def from_config(cls, cfg, input_shape: ShapeSpec) -> dict:
         head = cfg.MODEL.BOX3D_HEAD
         return {
-            "in_channels": in_channels,
+            "in_channels": input_shape.channels,
             "hidden_channels": head.HIDDEN_CHANNELS,
             "num_classes": head.NUM_CLASSES,
-            "stride": cfg.MODEL.NECK.STRIDE,
+            "stride": input_shape.stride,
             "top_k": head.TOP_K,
             "score_threshold": head.SCORE_THRESHOLD,
         }

@@ -1,0 +1,145 @@
+import json
+
+import pytest
+import torch
+from detectron2.utils.events import EventStorage
+from torch import nn
+
+from qiml.engine.trainer import Trainer, TrainStep
+
+
+class Killed(BaseException):
+    """As when a run is killed: nothing catches it."""
+
+
+@pytest.fixture
+def make_trainer(kitti_folder, tiny_config, tmp_path):
+    """A trainer on five frames, with every augmentation, that writes to a folder by name."""
+    name = f"('kitti_format:{kitti_folder(frames=5)}:train',)"
+    overrides = ["DATASETS.TRAIN", name, "DATASETS.TEST", "()"]
+    overrides += ["INPUT.AUGMENTATION.PHOTOMETRIC", 0.5, "SOLVER.CHECKPOINT_PERIOD", 2]
+    overrides += ["SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR"]
+
+    def make(folder, *changes, seed=0):
+        torch.manual_seed(seed)
+        output = ("OUTPUT_DIR", tmp_path / folder)
+        return Trainer(tiny_config(*overrides, *output, *changes))
+
+    return make
+
+
+def kill_at(trainer, iteration, monkeypatch):
+    run_step = trainer._trainer.run_step
+
+    def run_or_die():
+        if trainer.iter == iteration:
+            raise Killed
+        run_step()
+
+    monkeypatch.setattr(trainer._trainer, "run_step", run_or_die)
+    with pytest.raises(Killed):
+        trainer.train()
+
+
+def flat(value, prefix=""):
+    """Nested dicts and lists as {path: leaf}."""
+    if isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, (list, tuple)):
+        items = enumerate(value)
+    else:
+        return {prefix: value}
+    return {k: v for key, item in items for k, v in flat(item, f"{prefix}/{key}").items()}
+
+
+def assert_same_file(first, second):
+    """Every entry of two checkpoints, bit for bit."""
+    a, b = (flat(torch.load(path, weights_only=True)) for path in (first, second))
+    assert a.keys() == b.keys()
+    for key, value in a.items():
+        same = torch.equal(value, b[key]) if isinstance(value, torch.Tensor) else value == b[key]
+        assert same, key
+
+
+def test_resumed_run_equals_an_uninterrupted_one(make_trainer, monkeypatch, tmp_path):
+    """Killed two iterations after a checkpoint; weights, optimiser and schedule bit for bit."""
+    uninterrupted = make_trainer("whole", "SOLVER.MAX_ITER", 6)
+    uninterrupted.train()
+
+    kill_at(make_trainer("killed", "SOLVER.MAX_ITER", 6), 3, monkeypatch)
+    assert (tmp_path / "killed" / "last_checkpoint").read_text() == "model_0000001.pth"
+    # Another seed: whatever a resume does not restore would show.
+    resumed = make_trainer("killed", "SOLVER.MAX_ITER", 6, seed=1)
+    resumed.resume_or_load(resume=True)
+    assert resumed.start_iter == 2
+    resumed.train()
+
+    for name in ("model_0000003.pth", "model_0000005.pth", "model_final.pth"):
+        assert_same_file(tmp_path / "whole" / name, tmp_path / "killed" / name)
+    saved = flat(torch.load(tmp_path / "whole" / "model_final.pth", weights_only=True))
+    assert any("/optimizer/state" in key and "exp_avg_sq" in key for key in saved)
+    assert saved["/trainer/scheduler/last_epoch"] == 6
+
+
+def test_training_moves_every_weight_and_logs_every_loss(make_trainer, tmp_path):
+    trainer = make_trainer("run", "SOLVER.MAX_ITER", 3, "INPUT.AUGMENTATION.CROP", 0.0)
+    before = {name: p.clone() for name, p in trainer.model.named_parameters()}
+    trainer.train()
+    for name, parameter in trainer.model.named_parameters():
+        assert not torch.equal(parameter, before[name]), name
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.json").read_text().splitlines()]
+    logged = set().union(*lines)
+    terms = {"heatmap", "offset_2d", "size_2d", "heading", "offset_3d", "depth", "size_3d"}
+    terms |= {"object_depth", "metric"}
+    assert logged >= {f"loss_{term}" for term in terms} | {"total_loss", "lr", "data_time"}
+
+
+def test_a_finished_run_resumes_to_nothing(make_trainer, tmp_path):
+    make_trainer("run", "SOLVER.MAX_ITER", 2).train()
+    before = (tmp_path / "run/model_final.pth").read_bytes()
+    again = make_trainer("run", "SOLVER.MAX_ITER", 2, seed=1)
+    again.resume_or_load(resume=True)
+    assert again.start_iter == 2
+    again.train()
+    assert (tmp_path / "run/model_final.pth").read_bytes() == before
+
+
+def test_resume_without_a_checkpoint_starts_at_the_beginning(make_trainer):
+    trainer = make_trainer("new", "SOLVER.MAX_ITER", 2)
+    trainer.resume_or_load(resume=True)
+    assert trainer.start_iter == 0
+    trainer.train()
+
+
+def test_weights_start_a_run_at_iteration_zero(make_trainer, tmp_path):
+    make_trainer("first", "SOLVER.MAX_ITER", 2).train()
+    weights = tmp_path / "first/model_final.pth"
+    trainer = make_trainer("second", "MODEL.WEIGHTS", weights, seed=1)
+    trainer.resume_or_load(resume=False)
+    assert trainer.start_iter == 0
+    saved = torch.load(weights, weights_only=True)["model"]
+    assert all(torch.equal(v, saved[k]) for k, v in trainer.model.state_dict().items())
+
+
+class Stub(nn.Module):
+    """A model whose loss is its weight times the batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+
+    def forward(self, batch):
+        return {"loss": self.weight * batch}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_loss_that_is_not_finite_stops_before_the_weights_take_it_up(value):
+    model = Stub()
+    step = TrainStep(model, torch.optim.SGD(model.parameters(), lr=0.1), scale_gradients=False)
+    step.start([2.0, value])
+    with EventStorage():
+        step.run_step()
+        assert model.weight.item() == pytest.approx(0.8)
+        with pytest.raises(FloatingPointError):
+            step.run_step()
+    assert model.weight.item() == pytest.approx(0.8)

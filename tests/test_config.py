@@ -1,0 +1,147 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from qiml.config import load_config
+from qiml.errors import ConfigError
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+@pytest.mark.parametrize(
+    "path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: str(path.relative_to(CONFIGS))
+)
+def test_shipped_configs_load(path):
+    cfg = load_config(str(path))
+    assert cfg.MODEL.META_ARCHITECTURE == "MonocularDetector3D"
+    assert cfg.SEED == 444
+
+
+def test_names_of_the_kitti_configs_say_what_they_switch_on():
+    for path in (CONFIGS / "kitti").glob("monodle_dla34*.yaml"):
+        cfg = load_config(str(path))
+        suffix = path.stem.removeprefix("monodle_dla34")
+        assert cfg.MODEL.QUASI_ISOMETRIC.ENABLED == ("_qi" in suffix)
+        assert cfg.MODEL.OBJECT_DEPTH.ENABLED == ("_depth" in suffix)
+        assert cfg.OUTPUT_DIR.endswith(path.stem)
+
+
+def test_the_papers_recipe():
+    cfg = load_config(str(CONFIGS / "kitti" / "monodle_dla34_qi_depth.yaml"))
+    assert tuple(cfg.INPUT.SIZE) == (1280, 384)
+    assert (cfg.SOLVER.OPTIMIZER, cfg.SOLVER.BASE_LR) == ("Adam", 1.25e-3)
+    iterations_an_epoch = 3712 / cfg.SOLVER.IMS_PER_BATCH
+    assert cfg.SOLVER.MAX_ITER == 140 * iterations_an_epoch
+    assert cfg.SOLVER.WARMUP_ITERS == 5 * iterations_an_epoch
+    qi = cfg.MODEL.QUASI_ISOMETRIC
+    assert (qi.K, qi.B, qi.EPSILON, qi.WEIGHT) == (1.5, 0.5, 10.0, 0.5)
+
+
+def test_command_line_comes_after_the_file(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("VERSION: 2\nSEED: 5\nSOLVER: {MAX_ITER: 7}\n")
+    cfg = load_config(str(path), ["SEED", "6", "INPUT.SIZE", "(64, 32)"])
+    assert (cfg.SEED, cfg.SOLVER.MAX_ITER, cfg.INPUT.SIZE) == (6, 7, (64, 32))
+    assert load_config("").SOLVER.MAX_ITER != 7
+
+
+def test_base_files_are_relative(tmp_path):
+    (tmp_path / "base.yaml").write_text("VERSION: 2\nSEED: 5\nSOLVER: {MAX_ITER: 7}\n")
+    (tmp_path / "mine.yaml").write_text("_BASE_: base.yaml\nSEED: 6\n")
+    cfg = load_config(str(tmp_path / "mine.yaml"))
+    assert (cfg.SEED, cfg.SOLVER.MAX_ITER) == (6, 7)
+
+
+def test_options_of_a_timm_model_are_free(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("VERSION: 2\nMODEL: {BACKBONE: {TIMM_OPTIONS: {anything: [1, 2]}}}\n")
+    assert load_config(str(path)).MODEL.BACKBONE.TIMM_OPTIONS == {"anything": [1, 2]}
+
+
+@pytest.mark.parametrize(("gpu", "device"), [(True, "cuda"), (False, "cpu")])
+def test_without_a_gpu_the_device_is_the_cpu(monkeypatch, gpu, device):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    assert load_config("").MODEL.DEVICE == device
+    assert load_config("", ["MODEL.DEVICE", "cpu"]).MODEL.DEVICE == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "hints"),
+    [
+        (
+            ["SOLVER.BASE_LRR", "1"],
+            ["command line: SOLVER.BASE_LRR", "did you mean SOLVER.BASE_LR?"],
+        ),
+        (["MODEL.NEK.UPSAMPLE", "learned"], ["MODEL.NEK.UPSAMPLE", "did you mean MODEL.NECK.UPSAMPLE?"]),
+        (["XYZZY", "1"], ["unknown config key", "README.md"]),
+        (["SOLVER.MAX_ITER", "many"], ["SOLVER.MAX_ITER", "many", "types"]),
+        (["SOLVER.MAX_ITER", "1.5"], ["SOLVER.MAX_ITER"]),
+        (["INPUT.SIZE", "96"], ["INPUT.SIZE"]),
+        (["DATASETS.TRAIN", "kitti_train"], ["DATASETS.TRAIN"]),
+        (["SOLVER.MAX_ITER"], ["odd number of words", "SOLVER.MAX_ITER"]),
+        (["SEED", "1", "SOLVER.MAX_ITER"], ["odd number of words"]),
+    ],
+)
+def test_wrong_override(overrides, hints):
+    with pytest.raises(ConfigError) as caught:
+        load_config("", overrides)
+    for hint in hints:
+        assert hint in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("MODEL.QUASI_ISOMETRIC.FORM", "one_sided"),
+        ("MODEL.QUASI_ISOMETRIC.DEPTH_SPACE", "inverse"),
+        ("MODEL.QUASI_ISOMETRIC.DESCRIPTOR_SIZE", "4"),
+        ("INPUT.AUGMENTATION.CROP_DEPTH", "none"),
+        ("MODEL.NECK.UPSAMPLE", "bilinear"),
+        ("SOLVER.AMP.DTYPE", "float32"),
+        ("INPUT.SIZE", "(100, 64)"),
+        ("INPUT.SIZE", "(64, 0)"),
+        ("INPUT.SIZE", "(64,)"),
+        ("INPUT.SIZE", "('a', 'b')"),
+        ("SEED", "-1"),
+        ("SOLVER.IMS_PER_BATCH", "0"),
+        ("TEST.IMS_PER_BATCH", "0"),
+        ("DATALOADER.NUM_WORKERS", "-1"),
+    ],
+)
+def test_value_out_of_range(key, value):
+    with pytest.raises(ConfigError, match=f"^{key}: found "):
+        load_config("", [key, value])
+
+
+@pytest.mark.parametrize(("key", "value"), [("K", "0.9"), ("B", "-0.1")])
+def test_bounds_that_contradict_each_other(key, value):
+    with pytest.raises(ConfigError, match=r"^MODEL\.QUASI_ISOMETRIC: found .*contradict"):
+        load_config("", [f"MODEL.QUASI_ISOMETRIC.{key}", value])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "MODEL: [1",  # not YAML
+        "MODEL: {NEK: 3}",
+        "MODEL: 3",
+        "SEED: x",
+        "- 1",
+        "",
+        "_BASE_: gone.yaml",
+    ],
+)
+def test_malformed_file(tmp_path, text):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(str(path))
+    assert str(caught.value).startswith(str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(ConfigError, match=r"gone\.yaml: found no such file"):
+        load_config(str(tmp_path / "gone.yaml"))

@@ -1,0 +1,197 @@
+"""Speed as ratios, measured in one run on this machine; nothing here is a test.
+
+Each line times two ways to the same numbers: a stated reference, and what QIML does.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from detectron2.modeling import build_model
+from detectron2.structures import Boxes, Instances
+
+import qiml.modeling  # noqa: F401  registers the detector
+from qiml.config import load_config
+from qiml.data.synthetic import render_scene
+from qiml.engine.solver import build_optimizer
+from qiml.io import atomic_write_text
+from qiml.losses import QuasiIsometricLoss
+from qiml.modeling.box3d.monodle import REGRESSION_CHANNELS
+from qiml.modeling.sampling import pooled_descriptors
+from qiml.structures.boxes3d import Boxes3D
+
+QUICKSTART = "configs/quickstart.yaml"
+AUXILIARY = ("MODEL.OBJECT_DEPTH.ENABLED", "MODEL.QUASI_ISOMETRIC.ENABLED")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Seconds of a reference and of ours for the same work."""
+
+    what: str
+    reference: str
+    reference_seconds: float
+    seconds: float
+
+    @property
+    def ratio(self) -> float:
+        return self.reference_seconds / self.seconds
+
+
+def best_times(*calls: Callable[[], object], repeats: int) -> list[float]:
+    """Shortest of `repeats` runs of each call, in turns so that both meet the same disturbances."""
+    times = [float("inf")] * len(calls)
+    for turn in range(repeats + 1):
+        for index, call in enumerate(calls):
+            start = time.perf_counter()
+            call()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            if turn:  # the first warms up
+                times[index] = min(times[index], time.perf_counter() - start)
+    return times
+
+
+def synthetic_batch(
+    size: int, width: int, height: int, device: str, objects: int = 6
+) -> list[dict]:
+    """Random images and objects: the work of a training step does not depend on what they show."""
+    generator = torch.Generator().manual_seed(0)
+    batch = []
+    for _ in range(size):
+        centres = torch.rand(objects, 2, generator=generator) * torch.tensor(
+            [width - 1.0, height - 1.0]
+        )
+        depth = 5 + 50 * torch.rand(objects, generator=generator)
+        boxes3d = torch.cat(
+            [torch.zeros(objects, 2), depth[:, None], torch.ones(objects, 4)], dim=1
+        )
+        instances = Instances(
+            (height, width),
+            gt_boxes=Boxes(torch.cat([centres - 10, centres + 10], dim=1)),
+            gt_classes=torch.ones(objects, dtype=torch.int64),
+            gt_boxes3d=Boxes3D(boxes3d),
+            gt_projected_centres=centres,
+            gt_depth=depth,
+            gt_alpha=torch.zeros(objects),
+            gt_has_3d=torch.ones(objects, dtype=torch.bool),
+        )
+        image = torch.randint(0, 255, (3, height, width), dtype=torch.uint8, generator=generator)
+        batch.append({"image": image.to(device), "instances": instances.to(device)})
+    return batch
+
+
+class DenseRegression(torch.nn.Module):
+    """The reference: branches over the whole map, read at objects afterwards, as in the official code."""
+
+    def __init__(self, head: torch.nn.Module):
+        super().__init__()
+        self.head = head
+
+    def forward(self, features, image_index, cells):
+        maps = {name: self.head.get_submodule(name)(features) for name in REGRESSION_CHANNELS}
+        return {n: m[image_index, :, cells[:, 1], cells[:, 0]].float() for n, m in maps.items()}
+
+
+def training_step(overrides: list[str], batch_size: int, dense: bool = False) -> Callable[[], None]:
+    """A closure that does one optimisation step of the quick-start network."""
+    cfg = load_config(QUICKSTART, overrides)
+    model = build_model(cfg).to(memory_format=torch.channels_last).train()
+    if dense:
+        object.__setattr__(model.box3d_head, "regress", DenseRegression(model.box3d_head))
+    optimizer = build_optimizer(cfg, model)
+    batch = synthetic_batch(batch_size, *cfg.INPUT.SIZE, cfg.MODEL.DEVICE)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        sum(model(batch).values()).backward()
+        optimizer.step()
+
+    return step
+
+
+def compare_training(batch_size: int, repeats: int) -> list[Comparison]:
+    without = [word for key in AUXILIARY for word in (key, "False")]
+    ours = training_step([], batch_size)
+    plain = training_step(without, batch_size)
+    dense = training_step([], batch_size, dense=True)
+    single = training_step(["SOLVER.AMP.ENABLED", "False"], batch_size)
+    t_ours, t_plain, t_dense, t_single = best_times(ours, plain, dense, single, repeats=repeats)
+    name = f"training step, batch {batch_size}"
+    return [
+        Comparison(name, "branches over the whole map", t_dense, t_ours),
+        Comparison(name, "float32 instead of bfloat16", t_single, t_ours),
+        Comparison(name, "without the two losses", t_plain, t_ours),
+    ]
+
+
+def compare_losses(repeats: int) -> list[Comparison]:
+    def run(form: str, objects: int) -> Callable[[], None]:
+        features = torch.randn(objects, 64, requires_grad=True)
+        depth = 5 + 50 * torch.rand(objects)
+        criterion = QuasiIsometricLoss(form=form)
+        return lambda: criterion(features, depth).backward()
+
+    rows = []
+    for objects in (50, 200, 1000):
+        official, ours = best_times(
+            run("official", objects), run("two_sided", objects), repeats=repeats
+        )
+        rows.append(Comparison(f"metric loss, {objects} objects", "official form", official, ours))
+    return rows
+
+
+def compare_descriptors(repeats: int) -> list[Comparison]:
+    features = torch.randn(8, 64, 32, 104).to(memory_format=torch.channels_last).requires_grad_()
+    image_index = torch.arange(40) % 8
+    cells = torch.stack([torch.randint(104, (40,)), torch.randint(32, (40,))], dim=1)
+
+    def pooled_map() -> None:
+        pooled = F.avg_pool2d(features, 5, stride=1, padding=2)
+        pooled[image_index, :, cells[:, 1], cells[:, 0]].sum().backward()
+
+    def gathered() -> None:
+        pooled_descriptors(features, image_index, cells, 5).sum().backward()
+
+    reference, ours = best_times(pooled_map, gathered, repeats=repeats)
+    return [Comparison("40 descriptors", "average pooling of the whole map", reference, ours)]
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument(
+        "--repeats", type=int, default=8, help="of each measurement; the best counts"
+    )
+    parser.add_argument("--json", type=Path, help="also write the numbers here")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_arguments()
+    rows = compare_training(args.batch_size, args.repeats)
+    rows += compare_descriptors(args.repeats) + compare_losses(args.repeats)
+    print(f"\n{'what':28}{'ours':>10}   {'reference':34}{'its time':>10}{'ratio':>8}")
+    for row in rows:
+        print(
+            f"{row.what:28}{row.seconds * 1e3:7.1f} ms   {row.reference:34}"
+            f"{row.reference_seconds * 1e3:7.1f} ms{row.ratio:7.2f}×"
+        )
+    step = rows[0].seconds
+    (render,) = best_times(lambda: render_scene(seed=0, index=0), repeats=args.repeats)
+    print(f"\ntraining: {args.batch_size / step:.0f} images/s of 416×128, data loading aside")
+    print(f"drawing scenes: {1 / render:.0f} frames/s of 416×128 in one process")
+    if args.json:
+        results = [{**asdict(row), "ratio": row.ratio} for row in rows]
+        atomic_write_text(args.json, json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
