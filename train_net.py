@@ -8,6 +8,7 @@ from detectron2.utils.logger import setup_logger
 
 from qiml.config import load_config
 from qiml.engine.checkpoint import DetectorCheckpointer
+from qiml.engine.memory import keep_freed_memory
 from qiml.engine.trainer import Trainer
 from qiml.errors import ConfigError, exit_on_error
 
@@ -41,6 +42,8 @@ def setup(args):
     cfg.freeze()
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name="qiml")
+    if cfg.MODEL.DEVICE == "cpu":
+        keep_freed_memory()
     return cfg
 
 

@@ -72,7 +72,7 @@ def test_branch_at_windows_equals_the_dense_map(features, everywhere):
     branch = conv_branch(4, 8, 3)
     for parameter in branch.parameters():
         torch.nn.init.normal_(parameter)
-    at_cells = apply_at_windows(branch, gather_windows(features, *everywhere, size=3))
+    at_cells = apply_at_windows([branch], gather_windows(features, *everywhere, size=3))[0]
     dense = branch(features).permute(0, 2, 3, 1).reshape(-1, 3)
     torch.testing.assert_close(at_cells, dense, rtol=1e-5, atol=1e-5)
 
@@ -82,4 +82,4 @@ def test_no_objects(features):
     assert gather_windows(features, *nothing, size=3).shape == (0, 4, 3, 3)
     assert pooled_descriptors(features, *nothing, size=5).shape == (0, 4)
     branch = conv_branch(4, 8, 3)
-    assert apply_at_windows(branch, gather_windows(features, *nothing, size=3)).shape == (0, 3)
+    assert apply_at_windows([branch], gather_windows(features, *nothing, size=3))[0].shape == (0, 3)

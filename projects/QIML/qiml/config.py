@@ -118,6 +118,9 @@ def _add_model(cfg: CN) -> None:
 def _add_solver(cfg: CN) -> None:
     # "Adam" or "AdamW".
     cfg.SOLVER.OPTIMIZER = "Adam"
+    # Decay of its running means of the gradient and of its square. The second is a memory of 1 / (1 − β₂)
+    # steps: in a short run the huge gradients of the first steps would hold the step size down.
+    cfg.SOLVER.BETAS = (0.9, 0.999)
     cfg.SOLVER.BASE_LR = 1.25e-3
     cfg.SOLVER.WEIGHT_DECAY = 1e-5
     cfg.SOLVER.WEIGHT_DECAY_BIAS = 0.0
@@ -131,9 +134,9 @@ def _add_solver(cfg: CN) -> None:
 
 
 def _add_test(cfg: CN) -> None:
-    # Also report the level "visible": every labelled object up to "largely occluded" and half
-    # truncated, whatever its size. KITTI's own levels ask for 25 or 40 px, which small images lack.
-    cfg.TEST.VISIBLE_LEVEL = False
+    # Also report the level "visible" with this least 2D height in pixels: KITTI's Hard for images of
+    # another size, where its 25 px must be scaled. 0: do not.
+    cfg.TEST.VISIBLE_MIN_HEIGHT = 0.0
     # Images a batch holds in evaluation.
     cfg.TEST.IMS_PER_BATCH = 8
 

@@ -20,7 +20,8 @@ def build_optimizer(cfg, model: nn.Module) -> torch.optim.Optimizer:
         {"params": weights, "weight_decay": cfg.SOLVER.WEIGHT_DECAY},
         {"params": biases, "weight_decay": cfg.SOLVER.WEIGHT_DECAY_BIAS},
     ]
-    return OPTIMIZERS[cfg.SOLVER.OPTIMIZER](groups, lr=cfg.SOLVER.BASE_LR, fused=True)
+    optimizer = OPTIMIZERS[cfg.SOLVER.OPTIMIZER]
+    return optimizer(groups, lr=cfg.SOLVER.BASE_LR, betas=tuple(cfg.SOLVER.BETAS), fused=True)
 
 
 def build_lr_scheduler(cfg, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LambdaLR:

@@ -4,6 +4,7 @@ import logging
 import time
 import weakref
 from collections.abc import Iterable
+from dataclasses import replace
 
 import torch
 from detectron2.data import DatasetCatalog
@@ -134,9 +135,12 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg, dataset_name: str) -> DatasetEvaluator:
-        difficulties = (
-            (*KITTI_DIFFICULTIES, VISIBLE) if cfg.TEST.VISIBLE_LEVEL else KITTI_DIFFICULTIES
-        )
+        difficulties = KITTI_DIFFICULTIES
+        if cfg.TEST.VISIBLE_MIN_HEIGHT > 0:
+            difficulties = (
+                *difficulties,
+                replace(VISIBLE, min_height=cfg.TEST.VISIBLE_MIN_HEIGHT),
+            )
         return KITTIEvaluator(dataset_name, cfg.OUTPUT_DIR, difficulties=difficulties)
 
 

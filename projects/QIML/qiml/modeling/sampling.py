@@ -1,5 +1,7 @@
 """Reading feature maps at objects instead of everywhere."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -32,21 +34,27 @@ def gather_windows(features: Tensor, image_index: Tensor, cells: Tensor, size: i
     return (windows * inside[..., None]).permute(0, 3, 1, 2)
 
 
-def apply_at_windows(branch: nn.Sequential, windows: Tensor) -> Tensor:
-    """A branch `Conv3×3, …, Conv1×1` evaluated at the centres of 3×3 windows only.
+def apply_at_windows(branches: Sequence[nn.Sequential], windows: Tensor) -> list[Tensor]:
+    """Branches `Conv3×3, ReLU, Conv1×1` evaluated at the centres of 3×3 windows only.
 
-    Equal to running the branch over the whole map (padding 1) and reading it at those cells.
+    Equal to running each branch over the whole map (padding 1) and reading it at those cells. Their
+    first layers are one matrix product: for few objects, calls cost more than arithmetic.
 
     Args:
-        branch: its first module a 3×3 convolution, the others pointwise.
+        branches: of one input; their hidden widths may differ.
         windows: (M, C, 3, 3) of :func:`gather_windows`.
 
     Returns:
-        (M, K), K the branch's output channels.
+        Per branch (M, K), K its output channels.
     """
-    first = branch[0]
-    hidden = F.conv2d(windows, first.weight, first.bias)
-    return branch[1:](hidden).flatten(1)
+    weight = torch.cat([branch[0].weight.flatten(1) for branch in branches])
+    bias = torch.cat([branch[0].bias for branch in branches])
+    hidden = F.relu(F.linear(windows.flatten(1), weight, bias))
+    widths = [branch[0].out_channels for branch in branches]
+    return [
+        F.linear(part, branch[2].weight.flatten(1), branch[2].bias)
+        for branch, part in zip(branches, hidden.split(widths, dim=1), strict=True)
+    ]
 
 
 def pooled_descriptors(features: Tensor, image_index: Tensor, cells: Tensor, size: int) -> Tensor:

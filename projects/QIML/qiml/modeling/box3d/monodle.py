@@ -110,10 +110,9 @@ class MonoDLEHead(nn.Module):
     def regress(self, features: Tensor, image_index: Tensor, cells: Tensor) -> dict[str, Tensor]:
         """Regression branches at M cells: {name: (M, channels)} in float32."""
         windows = gather_windows(features, image_index, cells, size=3)
-        return {
-            name: apply_at_windows(self.get_submodule(name), windows).float()
-            for name in REGRESSION_CHANNELS
-        }
+        branches = [self.get_submodule(name) for name in REGRESSION_CHANNELS]
+        outputs = apply_at_windows(branches, windows)
+        return {name: y.float() for name, y in zip(REGRESSION_CHANNELS, outputs, strict=True)}
 
     def losses(self, predictions: MonoDLEPredictions, targets: ObjectTargets) -> dict[str, Tensor]:
         """Seven terms of weight 1; depth, offset_3d and size_3d only where `targets.has_3d`."""
