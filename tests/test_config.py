@@ -73,7 +73,10 @@ def test_without_a_gpu_the_device_is_the_cpu(monkeypatch, gpu, device):
             ["SOLVER.BASE_LRR", "1"],
             ["command line: SOLVER.BASE_LRR", "did you mean SOLVER.BASE_LR?"],
         ),
-        (["MODEL.NEK.UPSAMPLE", "learned"], ["MODEL.NEK.UPSAMPLE", "did you mean MODEL.NECK.UPSAMPLE?"]),
+        (
+            ["MODEL.NEK.UPSAMPLE", "learned"],
+            ["MODEL.NEK.UPSAMPLE", "did you mean MODEL.NECK.UPSAMPLE?"],
+        ),
         (["XYZZY", "1"], ["unknown config key", "README.md"]),
         (["SOLVER.MAX_ITER", "many"], ["SOLVER.MAX_ITER", "many", "types"]),
         (["SOLVER.MAX_ITER", "1.5"], ["SOLVER.MAX_ITER"]),

@@ -167,3 +167,16 @@ def test_photometric_jitter():
     means = [photometric_jitter(np.random.default_rng(s), image).mean() for s in range(200)]
     assert 0.5 * image.mean() - 33 < min(means) < 0.8 * image.mean()
     assert 1.2 * image.mean() < max(means) < 1.5 * image.mean() + 33
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_an_image_of_the_inputs_size_keeps_its_pixels(flip):
+    """The short cut gives what the warp gives."""
+    image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    warp = evaluation_warp((96, 64), (96, 64))
+    warp = Warp(warp.affine, flip)
+    nearly = Warp(warp.affine + 1e-9, flip)  # takes the long way
+    result = warp_image(image, warp, (96, 64))
+    np.testing.assert_array_equal(result, image[:, ::-1] if flip else image)
+    difference = result.astype(int) - warp_image(image, nearly, (96, 64))
+    assert np.abs(difference).max() <= 1

@@ -89,6 +89,8 @@ def warp_image(image: np.ndarray, warp: Warp, input_size: tuple[int, int]) -> np
         (height, width, 3) uint8.
     """
     affine = warp.affine
+    if image.shape[1::-1] == tuple(input_size) and np.array_equal(affine, np.eye(2, 3)):
+        return image[:, ::-1].copy() if warp.flip else image
     if warp.flip:
         affine = affine @ np.array([[-1, 0, image.shape[1]], [0, 1, 0], [0, 0, 1]])
     factor = int(1 / abs(affine[0, 0]))
