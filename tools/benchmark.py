@@ -5,9 +5,14 @@ Each line times two ways to the same numbers: a stated reference, and what QIML 
 
 import argparse
 import json
+import subprocess
+import sys
+import tarfile
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -26,6 +31,7 @@ from qiml.modeling.sampling import pooled_descriptors
 from qiml.structures.boxes3d import Boxes3D
 
 QUICKSTART = "configs/quickstart.yaml"
+GOLDEN_SCENES = Path("tests/golden/kitti_random_scenes.tar.gz")
 AUXILIARY = ("MODEL.OBJECT_DEPTH.ENABLED", "MODEL.QUASI_ISOMETRIC.ENABLED")
 
 
@@ -162,6 +168,32 @@ def compare_descriptors(repeats: int) -> list[Comparison]:
     return [Comparison("40 descriptors", "average pooling of the whole map", reference, ours)]
 
 
+def time_evaluation(labels: Path, results: Path, devkit: Path | None, repeats: int) -> str:
+    """KITTI evaluation as a process, from files to table, beside the official devkit's where it is given.
+
+    Args:
+        labels, results: folders of label and result files.
+        devkit: binary of the C++ devkit, called as `BINARY LABELS RESULTS`.
+        repeats: of each; the best counts.
+    """
+    ours = [sys.executable, "-m", "qiml.evaluation.kitti", str(labels), str(results)]
+    commands = [ours] if devkit is None else [ours, [str(devkit), str(labels), str(results)]]
+    calls = [partial(subprocess.run, c, check=True, stdout=subprocess.DEVNULL) for c in commands]
+    seconds = best_times(*calls, repeats=repeats)
+    text = f"KITTI evaluation of {len(list(results.glob('*.txt')))} frames, as a process: {seconds[0]:.2f} s"
+    if devkit is not None:
+        text += f"; devkit {seconds[1]:.2f} s, {seconds[1] / seconds[0]:.1f}×"
+    return text
+
+
+def evaluate_golden_scenes(repeats: int) -> str:
+    """:func:`time_evaluation` on the made-up scenes that the tests use."""
+    with tempfile.TemporaryDirectory() as folder, tarfile.open(GOLDEN_SCENES) as archive:
+        archive.extractall(folder, filter="data")
+        (labels,) = Path(folder).rglob("label_2")
+        return time_evaluation(labels, labels.parent / "data", None, repeats)
+
+
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -170,7 +202,19 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--repeats", type=int, default=8, help="of each measurement; the best counts"
     )
-    parser.add_argument("--json", type=Path, help="also write the numbers here")
+    parser.add_argument("--json", type=Path, help="also write the comparisons here")
+    parser.add_argument(
+        "--kitti",
+        type=Path,
+        nargs=2,
+        metavar=("LABEL_DIR", "RESULT_DIR"),
+        help="time the evaluation of these files (default: 400 made-up scenes)",
+    )
+    parser.add_argument(
+        "--devkit",
+        type=Path,
+        help="with --kitti: binary of the C++ devkit, called with both folders",
+    )
     return parser.parse_args()
 
 
@@ -188,6 +232,10 @@ def main() -> None:
     (render,) = best_times(lambda: render_scene(seed=0, index=0), repeats=args.repeats)
     print(f"\ntraining: {args.batch_size / step:.0f} images/s of 416×128, data loading aside")
     print(f"drawing scenes: {1 / render:.0f} frames/s of 416×128 in one process")
+    if args.kitti:
+        print(time_evaluation(*args.kitti, args.devkit, repeats=3))
+    else:
+        print(evaluate_golden_scenes(repeats=3))
     if args.json:
         results = [{**asdict(row), "ratio": row.ratio} for row in rows]
         atomic_write_text(args.json, json.dumps(results, indent=1) + "\n")
