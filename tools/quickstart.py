@@ -19,7 +19,7 @@ from detectron2.modeling import build_model
 
 import qiml.modeling  # noqa: F401  registers the detector
 from qiml.config import load_config
-from qiml.data.catalog import register_datasets
+from qiml.data.catalog import datasets_root, register_datasets
 from qiml.data.mapper import MonocularMapper, read_image
 from qiml.engine.checkpoint import DetectorCheckpointer
 from qiml.errors import exit_on_error
@@ -110,9 +110,6 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--data", type=Path, default=Path("datasets/synthetic"), help="scenes (made if absent)"
-    )
     parser.add_argument("--train", type=int, default=2000, help="training frames (default 2000)")
     parser.add_argument("--val", type=int, default=400, help="evaluation frames (default 400)")
     parser.add_argument("--output", type=Path, default=Path("output/quickstart"), help="results")
@@ -127,7 +124,7 @@ def main() -> None:
     args = parse_arguments()
     start = time.monotonic()
     untrained = args.output / "untrained"
-    run("tools/make_synthetic.py", "--out", str(args.data),
+    run("tools/make_synthetic.py", "--out", str(datasets_root() / "synthetic"),
         "--train", str(args.train), "--val", str(args.val))  # fmt: skip
     net = ("train_net.py", "--config-file", CONFIG)
     run(*net, "--eval-only", "OUTPUT_DIR", str(untrained))

@@ -22,6 +22,11 @@ BUILTIN_DATASETS = {
 CUSTOM_PREFIX = "kitti_format:"
 
 
+def datasets_root() -> Path:
+    """Folder of the built-in datasets: `DETECTRON2_DATASETS` as it is now, or `datasets`."""
+    return Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser()
+
+
 def register_datasets(names: Iterable[str]) -> None:
     """Register datasets by name. To be called in every process, since catalogs are not shared.
 
@@ -35,7 +40,7 @@ def register_datasets(names: Iterable[str]) -> None:
     Raises:
         ConfigError: a name is none of these.
     """
-    datasets = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser()
+    datasets = datasets_root()
     for name in names:
         if name in BUILTIN_DATASETS:
             folder, split = BUILTIN_DATASETS[name]
