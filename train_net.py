@@ -2,13 +2,13 @@
 """Train or evaluate a monocular 3D detector on one machine."""
 
 import torch
-from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.engine import default_argument_parser, launch
 from detectron2.utils import comm
-from detectron2.utils.logger import setup_logger
 
 from qiml.config import load_config
 from qiml.engine.checkpoint import DetectorCheckpointer
-from qiml.engine.memory import keep_freed_memory
+from qiml.engine.ema import load_average
+from qiml.engine.setup import check_batch_divides, start_run
 from qiml.engine.trainer import Trainer
 from qiml.errors import ConfigError, exit_on_error
 
@@ -21,7 +21,7 @@ Train the small network on synthetic scenes (make demo does this and more):
 Train MonoDLE with both losses on KITTI (in $DETECTRON2_DATASETS/kitti), on 2 GPUs:
     $ python train_net.py --config-file configs/kitti/monodle_dla34_qi_depth.yaml --num-gpus 2
 
-Go on after an interruption:
+Go on after an interruption of any kind (Ctrl-C finishes the step and saves first), to the same result:
     $ python train_net.py --config-file … --resume
 
 Evaluate a checkpoint:
@@ -40,10 +40,8 @@ def setup(args):
         cfg.MODEL.OBJECT_DEPTH.ENABLED = False
         cfg.MODEL.QUASI_ISOMETRIC.ENABLED = False
     cfg.freeze()
-    default_setup(cfg, args)
-    setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name="qiml")
-    if cfg.MODEL.DEVICE == "cpu":
-        keep_freed_memory()
+    check_batch_divides(cfg, comm.get_world_size())
+    start_run(cfg, args)
     return cfg
 
 
@@ -52,9 +50,11 @@ def main(args):
     cfg = setup(args)
     if args.eval_only:
         model = Trainer.build_model(cfg)
-        DetectorCheckpointer(model, cfg.OUTPUT_DIR).resume_or_load(
+        checkpoint = DetectorCheckpointer(model, cfg.OUTPUT_DIR).resume_or_load(
             cfg.MODEL.WEIGHTS, resume=args.resume
         )
+        if cfg.MODEL_EMA.ENABLED:
+            load_average(model, checkpoint)
         return Trainer.test(cfg, model)
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=args.resume)

@@ -138,8 +138,8 @@ def test_several_data_sets_train_together(kitti_folder, tiny_config):
 
 def test_batch_that_workers_cannot_share(kitti_folder, tiny_config, monkeypatch):
     monkeypatch.setattr("qiml.data.loader.comm.get_world_size", lambda: 2)
-    cfg = loader_config(tiny_config, kitti_folder(), "SOLVER.IMS_PER_BATCH", 3)
-    with pytest.raises(ConfigError, match=r"SOLVER\.IMS_PER_BATCH: found 3 with 2 workers"):
+    cfg = loader_config(tiny_config, kitti_folder(), "SOLVER.IMS_PER_BATCH", 1)
+    with pytest.raises(ConfigError, match=r"SOLVER\.IMS_PER_BATCH: found 1 with 2 workers"):
         build_train_loader(cfg)
 
 

@@ -131,6 +131,14 @@ def _add_solver(cfg: CN) -> None:
     cfg.SOLVER.WARMUP_START_LR = 1e-5
     # Mixed precision: "bfloat16" (CPU and GPU) or "float16" (GPU only).
     cfg.SOLVER.AMP.DTYPE = "bfloat16"
+    # How many of the checkpoints written every SOLVER.CHECKPOINT_PERIOD iterations stay; 0: all.
+    cfg.SOLVER.CHECKPOINTS_KEPT = 2
+
+    # An exponential moving average of the weights, evaluated in place of the last ones.
+    cfg.MODEL_EMA = CN()
+    cfg.MODEL_EMA.ENABLED = False
+    # What a step keeps of the average; rises to this from 0 in the first steps.
+    cfg.MODEL_EMA.DECAY = 0.999
 
 
 def _add_test(cfg: CN) -> None:
@@ -234,6 +242,8 @@ def _check_values(cfg: CN) -> None:
     least += [("SOLVER.IMS_PER_BATCH", cfg.SOLVER.IMS_PER_BATCH, 1)]
     least += [("TEST.IMS_PER_BATCH", cfg.TEST.IMS_PER_BATCH, 1)]
     least += [("MODEL.BOX3D_HEAD.TOP_K", cfg.MODEL.BOX3D_HEAD.TOP_K, 1)]
+    least += [("SOLVER.CHECKPOINT_PERIOD", cfg.SOLVER.CHECKPOINT_PERIOD, 1)]
+    least += [("SOLVER.CHECKPOINTS_KEPT", cfg.SOLVER.CHECKPOINTS_KEPT, 0)]
     for key, value, minimum in least:
         if value < minimum:
             raise ConfigError(
@@ -245,6 +255,13 @@ def _check_values(cfg: CN) -> None:
             found=str(qi.DESCRIPTOR_SIZE),
             expected="an odd number of cells, so that the window has a middle",
             mend="correct the value; the paper's is 5",
+        )
+    if not 0 <= cfg.MODEL_EMA.DECAY < 1:
+        raise ConfigError(
+            "MODEL_EMA.DECAY",
+            found=str(cfg.MODEL_EMA.DECAY),
+            expected="at least 0 and below 1",
+            mend="correct the value; 0.999 remembers about a thousand steps",
         )
     size = tuple(cfg.INPUT.SIZE)
     if len(size) != 2 or not all(isinstance(s, int) and s > 0 and s % 32 == 0 for s in size):

@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import signal
 
 import cv2
 import torch
@@ -46,20 +47,22 @@ def _read_batch(message: bytes) -> Batch:
 def build_train_loader(cfg, start_iteration: int = 0) -> DataLoader:
     """Endless loader of this worker's share of each global batch of SOLVER.IMS_PER_BATCH.
 
+    Shares differ by one sample at most where the number of workers does not divide the batch.
+
     Args:
         cfg: DATASETS.TRAIN, INPUT, SEED, SOLVER.IMS_PER_BATCH, DATALOADER.NUM_WORKERS.
         start_iteration: the iteration the run starts or resumes at.
 
     Raises:
-        ConfigError: the batch cannot be shared evenly.
+        ConfigError: some worker would have no sample.
         DatasetError: there is nothing to train on.
     """
     world_size = comm.get_world_size()
-    if cfg.SOLVER.IMS_PER_BATCH % world_size:
+    if cfg.SOLVER.IMS_PER_BATCH < world_size:
         raise ConfigError(
             "SOLVER.IMS_PER_BATCH",
             found=f"{cfg.SOLVER.IMS_PER_BATCH} with {world_size} workers",
-            expected="a multiple of the number of workers",
+            expected="at least one image for each worker",
             mend="change the batch size or the number of workers",
         )
     register_datasets(cfg.DATASETS.TRAIN)
@@ -86,7 +89,7 @@ def build_train_loader(cfg, start_iteration: int = 0) -> DataLoader:
         batch_sampler=sampler,
         num_workers=workers,
         collate_fn=Batch,
-        worker_init_fn=_use_one_thread,
+        worker_init_fn=_init_worker,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
     )
@@ -103,11 +106,17 @@ def build_test_loader(cfg, dataset_name: str) -> DataLoader:
         sampler=InferenceSampler(len(frames)),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=Batch,
-        worker_init_fn=_use_one_thread,
+        worker_init_fn=_init_worker,
     )
 
 
-def _use_one_thread(_worker: int | None = None) -> None:
+def _init_worker(_worker: int) -> None:
+    # Ctrl-C reaches every process of a terminal. The training finishes its step first, and needs data for it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _use_one_thread()
+
+
+def _use_one_thread() -> None:
     # OpenCV's own threads would compete with the training step for the same cores. To be called before
     # the workers fork, too: a fork leaves the threads behind, and ending them there waits for ever.
     cv2.setNumThreads(1)

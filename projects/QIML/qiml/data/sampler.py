@@ -31,7 +31,7 @@ class TrainingSampler(Sampler[list[SampleKey]]):
 
     Args:
         dataset_size: frames.
-        batch_size: of the global batch, a multiple of `world_size`.
+        batch_size: of the global batch, at least `world_size`.
         seed: of the run.
         start_iteration: first iteration to yield.
         rank, world_size: this worker among all.

@@ -1,5 +1,7 @@
 """Checkpoints: safe to read, checked against the model, written whole or not at all."""
 
+import re
+import zipfile
 from pathlib import Path
 
 import torch
@@ -7,7 +9,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from fvcore.common.checkpoint import _IncompatibleKeys
 
 from qiml.errors import CheckpointError
-from qiml.io import atomic_path, atomic_write_text
+from qiml.io import TEMPORARY_PREFIX, atomic_path, atomic_write_text
 
 TRAINING_ONLY = "object_depth_head."
 """Prefix of the weights that a checkpoint may have or lack whatever the model's configuration."""
@@ -17,8 +19,19 @@ class DetectorCheckpointer(DetectionCheckpointer):
     """Detectron2's checkpointer with tensors-only loading and a model that must fit.
 
     Weights of the auxiliary head may be missing (it then starts afresh) or left over (evaluation
-    does not need them); any other difference is an error.
+    does not need them); any other difference is an error. A file that was damaged on the disk is found
+    by its checksums, and resuming then takes the one before it.
+
+    Args:
+        model: the detector, or its distributed wrapper.
+        save_dir: where checkpoints are written and looked for.
+        keep: how many of the numbered checkpoints stay; 0: all.
+        checkpointables: whatever else is saved and restored, by name.
     """
+
+    def __init__(self, model, save_dir: str = "", *, keep: int = 0, **checkpointables):
+        super().__init__(model, save_dir, **checkpointables)
+        self.keep = keep
 
     def save(self, name: str, **kwargs) -> None:
         """Write OUTPUT_DIR/`name`.pth and make it the last checkpoint."""
@@ -28,14 +41,52 @@ class DetectorCheckpointer(DetectionCheckpointer):
         for key, item in self.checkpointables.items():
             data[key] = item.state_dict()
         file_name = f"{name}.pth"
-        with atomic_path(Path(self.save_dir) / file_name) as temporary:
+        with atomic_path(Path(self.save_dir) / file_name, durable=True) as temporary:
             torch.save(data, temporary)
         self.logger.info("Saved checkpoint %s", Path(self.save_dir) / file_name)
         self.tag_last_checkpoint(file_name)
+        self.delete_old_checkpoints()
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Name the checkpoint that `--resume` takes."""
-        atomic_write_text(Path(self.save_dir) / "last_checkpoint", last_filename_basename)
+        path = Path(self.save_dir) / "last_checkpoint"
+        atomic_write_text(path, last_filename_basename, durable=True)
+
+    def delete_old_checkpoints(self) -> None:
+        """Delete all numbered checkpoints but the last `keep`, and what killed runs left half-written."""
+        for path in Path(self.save_dir).glob(f"{TEMPORARY_PREFIX}*.pth"):
+            path.unlink(missing_ok=True)
+        for path in self._numbered_checkpoints()[self.keep :] if self.keep else ():
+            path.unlink(missing_ok=True)
+
+    def _numbered_checkpoints(self) -> list[Path]:
+        """model_0000999.pth and its like, last written first (an earlier run's may have higher numbers)."""
+        files = Path(self.save_dir).glob("model_*.pth")
+        numbered = [f for f in files if re.fullmatch(r"model_\d+\.pth", f.name)]
+        return sorted(numbered, key=lambda f: (f.stat().st_mtime_ns, f.name), reverse=True)
+
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict:
+        """Go on from the newest intact checkpoint of `save_dir`; without any, or not to resume, load `path`.
+
+        Raises:
+            CheckpointError: there are checkpoints, but none is intact; or as for :meth:`load`.
+        """
+        if not (resume and self.has_checkpoint()):
+            return self.load(path, checkpointables=[])
+        last = Path(self.get_checkpoint_file())
+        candidates = [last, *(f for f in self._numbered_checkpoints() if f != last)]
+        for candidate in candidates:
+            if _is_intact(candidate):
+                return self.load(str(candidate))
+            self.logger.warning(
+                "%s is missing or damaged: going on from the checkpoint before it", candidate
+            )
+        raise CheckpointError(
+            self.save_dir,
+            found=f"no intact checkpoint among {', '.join(f.name for f in candidates)}",
+            expected="at least one",
+            mend="delete the file last_checkpoint there to start from the beginning",
+        )
 
     def load(self, path: str, *args, **kwargs) -> dict:
         """Load a local file into the model and, when resuming, the trainer.
@@ -52,6 +103,8 @@ class DetectorCheckpointer(DetectionCheckpointer):
 
     def _load_file(self, filename: str) -> dict:
         try:
+            if zipfile.is_zipfile(filename) and not _is_intact(filename):
+                raise zipfile.BadZipFile("wrong checksum")  # PyTorch does not look at them
             loaded = torch.load(filename, map_location="cpu", weights_only=True)
         except Exception as error:
             raise CheckpointError(
@@ -97,3 +150,12 @@ class DetectorCheckpointer(DetectionCheckpointer):
             )
         model.load_state_dict(state, strict=False)
         return _IncompatibleKeys(missing, [], [])
+
+
+def _is_intact(path: str | Path) -> bool:
+    """Whether every part of a file written by torch.save has the checksum it was written with."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (OSError, zipfile.BadZipFile):
+        return False

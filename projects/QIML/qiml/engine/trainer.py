@@ -1,25 +1,33 @@
 """The trainer of train_net.py: Detectron2's, on CPU and GPU, with data that is a function of the seed."""
 
 import logging
-import time
 import weakref
-from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 
 import torch
 from detectron2.data import DatasetCatalog
-from detectron2.engine import DefaultTrainer, SimpleTrainer, TrainerBase
+from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, hooks
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 import qiml.modeling  # noqa: F401  registers the detector
 from qiml.data.catalog import register_datasets
 from qiml.data.loader import build_test_loader, build_train_loader
 from qiml.engine.checkpoint import DetectorCheckpointer
+from qiml.engine.ema import WeightAverage
+from qiml.engine.hooks import Evaluate, PreciseBatchNorm, StopOnSignal
+from qiml.engine.metrics import (
+    WINDOW,
+    ResumableMetrics,
+    Throughput,
+    build_writers,
+    forget_metrics_from,
+)
 from qiml.engine.solver import build_lr_scheduler, build_optimizer
+from qiml.engine.train_step import TrainStep, distribute
 from qiml.errors import QIMLError
 from qiml.evaluation.kitti import KITTI_DIFFICULTIES, VISIBLE
 from qiml.evaluation.kitti_evaluator import KITTIEvaluator
@@ -36,42 +44,18 @@ def _is_programming_error(record: logging.LogRecord) -> bool:
 logging.getLogger("detectron2.engine.train_loop").addFilter(_is_programming_error)
 
 
-class TrainStep(SimpleTrainer):
-    """One optimisation step; float16 gradients are scaled, bfloat16 and float32 ones need no scaling."""
-
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, scale_gradients: bool):
-        super().__init__(model, data_loader=(), optimizer=optimizer)
-        self.scaler = torch.amp.GradScaler(enabled=scale_gradients)
-
-    def start(self, data_loader: Iterable) -> None:
-        """Begin to read: after a resume, which decides where the data starts."""
-        self.data_loader = data_loader
-        self._batches = iter(data_loader)
-
-    def run_step(self) -> None:
-        start = time.perf_counter()
-        batch = next(self._batches)
-        data_time = time.perf_counter() - start
-        losses = self.model(batch)
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(sum(losses.values())).backward()
-        # Raises on NaN or infinity, before the weights take them up.
-        self._write_metrics(losses, data_time)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-
-    def state_dict(self) -> dict:
-        return {**super().state_dict(), "grad_scaler": self.scaler.state_dict()}
-
-    def load_state_dict(self, state_dict: dict) -> None:
-        super().load_state_dict(state_dict)
-        self.scaler.load_state_dict(state_dict["grad_scaler"])
-
-
 class Trainer(DefaultTrainer):
-    """Builds everything a config names; hooks, writers and the training loop are Detectron2's."""
+    """Builds everything a config names; the training loop, most hooks and writers are Detectron2's.
 
-    def __init__(self, cfg):
+    A run that was interrupted at any moment and resumed ends as one that was not, bit for bit on a CPU:
+    weights, optimiser and metrics.
+
+    Args:
+        cfg: with Detectron2's and QIML's keys.
+        after_checkpoint: a further hook, run behind the one that saves checkpoints; None: no such.
+    """
+
+    def __init__(self, cfg, after_checkpoint: HookBase | None = None):
         # Not DefaultTrainer's own constructor: it opens the data before a resume can say where to start,
         # and its mixed precision and distributed wrapper need CUDA.
         TrainerBase.__init__(self)
@@ -80,12 +64,57 @@ class Trainer(DefaultTrainer):
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         scale_gradients = cfg.SOLVER.AMP.ENABLED and cfg.SOLVER.AMP.DTYPE == "float16"
-        self._trainer = TrainStep(_distribute(model), optimizer, scale_gradients)
+        self._trainer = TrainStep(distribute(model), optimizer, scale_gradients)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = DetectorCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.checkpointer = DetectorCheckpointer(
+            model, cfg.OUTPUT_DIR, keep=cfg.SOLVER.CHECKPOINTS_KEPT, trainer=weakref.proxy(self)
+        )
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
-        self.cfg = cfg
-        self.register_hooks(self.build_hooks())
+        self.cfg, self._last_eval_results = cfg, None
+        self.register_hooks(self.build_hooks(after_checkpoint))
+
+    def build_hooks(self, after_checkpoint: HookBase | None = None) -> list[HookBase | None]:
+        """What happens around each step, in this order.
+
+        What changes the state of the run stands before the checkpointer, so that it is saved.
+        """
+        cfg = self.cfg
+        average, evaluated = None, self.checkpointer.model
+        if cfg.MODEL_EMA.ENABLED:
+            average = WeightAverage(evaluated, cfg.MODEL_EMA.DECAY)
+            evaluated = average.averaged_model
+        precise = None
+        if cfg.TEST.PRECISE_BN.ENABLED:
+            loader = partial(self.build_train_loader, _loading_in_process(cfg))
+            precise = PreciseBatchNorm(
+                evaluated,
+                loader,
+                num_iter=cfg.TEST.PRECISE_BN.NUM_ITER,
+                period=cfg.TEST.EVAL_PERIOD,
+            )
+        checkpoint = None
+        if comm.is_main_process():
+            checkpoint = hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD)
+        stop = StopOnSignal(self.checkpointer)
+
+        def evaluate():
+            with stop.at_once():
+                self._last_eval_results = self.test(cfg, evaluated)
+            return self._last_eval_results
+
+        return [
+            hooks.IterationTimer(),
+            hooks.LRScheduler(),
+            average,
+            precise,
+            Throughput(cfg.SOLVER.IMS_PER_BATCH),
+            ResumableMetrics(),
+            checkpoint,
+            after_checkpoint,
+            # After the checkpoint: if this fails, it can be looked into.
+            Evaluate(cfg.TEST.EVAL_PERIOD, evaluate),
+            stop,
+        ]
 
     def train(self):
         """Train from the start or resumed iteration to SOLVER.MAX_ITER; returns the last results, if any."""
@@ -93,8 +122,19 @@ class Trainer(DefaultTrainer):
             DatasetCatalog.get(name)  # what is wrong there must not wait until the training is over
         if self.start_iter < self.max_iter:
             self._trainer.start(self.build_train_loader(self.cfg, self.start_iter))
+        if comm.is_main_process():
+            # Last and only now: they open their files, which a resume may have changed.
+            self.register_hooks([hooks.PeriodicWriter(self.build_writers(), period=WINDOW)])
         super().train()
-        return getattr(self, "_last_eval_results", None)
+        return self._last_eval_results
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        super().resume_or_load(resume)
+        if resume and comm.is_main_process():
+            forget_metrics_from(self.cfg.OUTPUT_DIR, self.start_iter)
+
+    def build_writers(self):
+        return build_writers(self.cfg.OUTPUT_DIR, self.start_iter, self.max_iter)
 
     def state_dict(self) -> dict:
         # Not DefaultTrainer's: in Detectron2 0.6 it has none, and a resumed run would start with an empty
@@ -144,8 +184,9 @@ class Trainer(DefaultTrainer):
         return KITTIEvaluator(dataset_name, cfg.OUTPUT_DIR, difficulties=difficulties)
 
 
-def _distribute(model: nn.Module) -> nn.Module:
-    if comm.get_world_size() == 1:
-        return model
-    device_ids = [torch.cuda.current_device()] if next(model.parameters()).is_cuda else None
-    return DistributedDataParallel(model, device_ids=device_ids, broadcast_buffers=False)
+def _loading_in_process(cfg):
+    """For a loader beside the training's, whose worker processes still hold their memory."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.DATALOADER.NUM_WORKERS = 0
+    return cfg

@@ -1,0 +1,135 @@
+"""Hooks of the trainer: what happens around a step, beside Detectron2's own."""
+
+import contextlib
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+
+import torch
+import torch.distributed as dist
+from detectron2.engine import HookBase
+from detectron2.engine.hooks import EvalHook
+from detectron2.utils import comm
+from detectron2.utils.events import EventStorage
+from fvcore.common.checkpoint import Checkpointer
+from fvcore.nn.precise_bn import update_bn_stats
+from torch import nn
+
+from qiml.engine.train_step import average_running_statistics
+
+logger = logging.getLogger(__name__)
+
+
+class PreciseBatchNorm(HookBase):
+    """Measures batch normalisation's statistics anew, on the training's first batches, before an evaluation.
+
+    Unlike Detectron2's PreciseBN it takes the same batches every time, so that its result is a function of
+    the weights and not of how often the run was interrupted, and averages over workers. Register it before
+    the hook that saves checkpoints.
+
+    Args:
+        model: the one that is evaluated.
+        build_loader: makes a training loader that starts at the first iteration.
+        num_iter: batches.
+        period: iterations between two measurements, 0 for none but after the last iteration.
+    """
+
+    def __init__(
+        self, model: nn.Module, build_loader: Callable[[], Iterable], *, num_iter: int, period: int
+    ):
+        self.model, self.build_loader = model, build_loader
+        self.num_iter, self.period = num_iter, period
+
+    def after_step(self) -> None:
+        done = self.trainer.iter + 1
+        if done == self.trainer.max_iter or (self.period > 0 and done % self.period == 0):
+            logger.info("Measuring batch normalisation's statistics on %d batches", self.num_iter)
+            was_training = self.model.training
+            self.model.train()
+            with EventStorage(), torch.no_grad():
+                batches = islice(iter(self.build_loader()), self.num_iter)
+                update_bn_stats(self.model, batches, self.num_iter)
+            self.model.train(was_training)
+            average_running_statistics(self.model)
+
+
+class Evaluate(EvalHook):
+    """Detectron2's EvalHook, but a training that failed in its last iteration is not evaluated."""
+
+    def after_train(self) -> None:
+        if self.trainer.iter >= self.trainer.max_iter:
+            super().after_train()
+
+
+class StopOnSignal(HookBase):
+    """On SIGTERM or Ctrl-C: finish the step, save a checkpoint, stop. A second signal stops at once.
+
+    With several workers all stop after the same step, whichever was told to. Does nothing outside the
+    main thread, where Python takes no signals. Register it last.
+
+    Args:
+        checkpointer: saves the checkpoint.
+    """
+
+    SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+    def __init__(self, checkpointer: Checkpointer):
+        self.checkpointer = checkpointer
+        self._previous = {}
+        self._received: signal.Signals | None = None
+        self._at_once = False
+
+    def before_train(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {s: signal.signal(s, self._receive) for s in self.SIGNALS}
+
+    def after_train(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}
+
+    def _receive(self, number: int, _frame) -> None:
+        self._received = signal.Signals(number)
+        for each in self.SIGNALS:
+            signal.signal(each, signal.SIG_DFL)
+        if self._at_once:
+            raise _Interrupted
+
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Within, a signal does not wait for the end of the step: what is interrupted changes no weights."""
+        self._at_once = comm.get_world_size() == 1  # others would wait for this worker in vain
+        try:
+            yield
+        except _Interrupted:
+            self._stop()
+        finally:
+            self._at_once = False
+
+    def after_step(self) -> None:
+        if self._any_worker_received():
+            self._stop()
+
+    def _any_worker_received(self) -> bool:
+        if comm.get_world_size() == 1:
+            return self._received is not None
+        told = torch.tensor(int(self._received is not None))
+        dist.all_reduce(told, group=comm._get_global_gloo_group())
+        return bool(told)
+
+    def _stop(self) -> None:
+        done = min(self.trainer.iter + 1, self.trainer.max_iter)
+        if done < self.trainer.max_iter and comm.is_main_process():
+            self.checkpointer.save(f"model_{done - 1:07d}", iteration=done - 1)
+        logger.warning(
+            "Stopped by %s after %d of %d iterations; a checkpoint is saved. To go on, add --resume",
+            self._received.name if self._received else "a signal to another worker",
+            *(done, self.trainer.max_iter),
+        )
+        raise SystemExit(0)
+
+
+class _Interrupted(BaseException):
+    """A signal came where nothing needs to be finished first."""

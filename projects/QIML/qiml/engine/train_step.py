@@ -1,0 +1,74 @@
+"""One optimisation step, on one worker or as one of many."""
+
+import time
+from collections.abc import Iterable
+
+import torch
+import torch.distributed as dist
+from detectron2.engine import SimpleTrainer
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
+
+from qiml.losses.reduction import world_size
+
+
+class TrainStep(SimpleTrainer):
+    """One optimisation step; float16 gradients are scaled, bfloat16 and float32 ones need no scaling."""
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, scale_gradients: bool):
+        super().__init__(model, data_loader=(), optimizer=optimizer)
+        self.scaler = torch.amp.GradScaler(enabled=scale_gradients)
+
+    def start(self, data_loader: Iterable) -> None:
+        """Begin to read: after a resume, which decides where the data starts."""
+        self.data_loader = data_loader
+        self._batches = iter(data_loader)
+
+    def run_step(self) -> None:
+        start = time.perf_counter()
+        batch = next(self._batches)
+        data_time = time.perf_counter() - start
+        losses = self.model(batch)
+        average_running_statistics(self.model)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(sum(losses.values())).backward()
+        # Raises on NaN or infinity, before the weights take them up.
+        self._write_metrics(losses, data_time)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    def state_dict(self) -> dict:
+        return {**super().state_dict(), "grad_scaler": self.scaler.state_dict()}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        super().load_state_dict(state_dict)
+        self.scaler.load_state_dict(state_dict["grad_scaler"])
+
+
+def distribute(model: nn.Module) -> nn.Module:
+    """The model as this worker's replica; itself where it is the only worker."""
+    if world_size() == 1:
+        return model
+    device_ids = [torch.cuda.current_device()] if next(model.parameters()).is_cuda else None
+    return DistributedDataParallel(model, device_ids=device_ids, broadcast_buffers=False)
+
+
+def average_running_statistics(model: nn.Module) -> None:
+    """Give batch normalisation's running mean and variance their mean over the workers.
+
+    Each worker normalises by its own share of the batch. With the mean of what they saw all workers hold
+    the same model: it does not matter whose is saved, evaluated or resumed.
+    """
+    if world_size() == 1:
+        return
+    layers = [
+        m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None
+    ]
+    statistics = [s for layer in layers for s in (layer.running_mean, layer.running_var)]
+    if not statistics:
+        return
+    flat = torch.cat(statistics)
+    dist.all_reduce(flat)
+    flat /= world_size()
+    torch._foreach_copy_(statistics, list(flat.split([len(s) for s in statistics])))
