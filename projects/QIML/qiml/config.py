@@ -189,6 +189,14 @@ def load_config(config_file: str, overrides: Sequence[str] = ()) -> CN:
     return cfg
 
 
+def load_config_text(text: str) -> CN:
+    """The config that `cfg.dump()` wrote as `text`; not frozen."""
+    cfg = get_cfg()
+    add_qiml_config(cfg)
+    cfg.merge_from_other_cfg(CN.load_cfg(text))
+    return cfg
+
+
 @contextlib.contextmanager
 def _mendable(cfg: CN, where: str) -> Iterator[None]:
     """Turn yacs' and YAML's exceptions into a ConfigError that says how to mend it."""
@@ -197,8 +205,7 @@ def _mendable(cfg: CN, where: str) -> Iterator[None]:
     except (KeyError, AttributeError, AssertionError) as error:
         text = str(error).strip("'\"")
         key = text.rpartition(" ")[2].strip(".")
-        known = _all_keys(cfg)
-        similar = difflib.get_close_matches(key, known, n=1)
+        similar = difflib.get_close_matches(key, flat_config(cfg), n=1)
         raise ConfigError(
             f"{where}: {key}",
             found=f"an unknown config key ({text})",
@@ -216,11 +223,15 @@ def _mendable(cfg: CN, where: str) -> Iterator[None]:
         ) from error
 
 
-def _all_keys(node: CN, prefix: str = "") -> list[str]:
-    keys = []
+def flat_config(node: CN, prefix: str = "") -> dict[str, object]:
+    """{"SECTION.KEY": value} of all keys."""
+    flat = {}
     for name, value in node.items():
-        keys += _all_keys(value, f"{prefix}{name}.") if isinstance(value, CN) else [prefix + name]
-    return keys
+        if isinstance(value, CN):
+            flat |= flat_config(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
 
 
 def _check_values(cfg: CN) -> None:

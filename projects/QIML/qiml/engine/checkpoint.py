@@ -1,6 +1,7 @@
 """Checkpoints: safe to read, checked against the model, written whole or not at all."""
 
 import re
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -47,6 +48,17 @@ class DetectorCheckpointer(DetectionCheckpointer):
         self.tag_last_checkpoint(file_name)
         self.delete_old_checkpoints()
 
+    def last_is(self, name: str) -> bool:
+        """Whether the last checkpoint has this name."""
+        return Path(self.get_checkpoint_file()).stem == name
+
+    def copy_last(self, name: str) -> None:
+        """Write the last checkpoint once more, under another name, and make that the last one."""
+        file_name = f"{name}.pth"
+        with atomic_path(Path(self.save_dir) / file_name, durable=True) as temporary:
+            shutil.copyfile(self.get_checkpoint_file(), temporary)
+        self.tag_last_checkpoint(file_name)
+
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Name the checkpoint that `--resume` takes."""
         path = Path(self.save_dir) / "last_checkpoint"
@@ -76,7 +88,7 @@ class DetectorCheckpointer(DetectionCheckpointer):
         last = Path(self.get_checkpoint_file())
         candidates = [last, *(f for f in self._numbered_checkpoints() if f != last)]
         for candidate in candidates:
-            if _is_intact(candidate):
+            if is_intact(candidate):
                 return self.load(str(candidate))
             self.logger.warning(
                 "%s is missing or damaged: going on from the checkpoint before it", candidate
@@ -103,7 +115,7 @@ class DetectorCheckpointer(DetectionCheckpointer):
 
     def _load_file(self, filename: str) -> dict:
         try:
-            if zipfile.is_zipfile(filename) and not _is_intact(filename):
+            if zipfile.is_zipfile(filename) and not is_intact(filename):
                 raise zipfile.BadZipFile("wrong checksum")  # PyTorch does not look at them
             loaded = torch.load(filename, map_location="cpu", weights_only=True)
         except Exception as error:
@@ -152,7 +164,7 @@ class DetectorCheckpointer(DetectionCheckpointer):
         return _IncompatibleKeys(missing, [], [])
 
 
-def _is_intact(path: str | Path) -> bool:
+def is_intact(path: str | Path) -> bool:
     """Whether every part of a file written by torch.save has the checksum it was written with."""
     try:
         with zipfile.ZipFile(path) as archive:

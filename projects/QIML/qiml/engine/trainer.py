@@ -32,6 +32,8 @@ from qiml.errors import QIMLError
 from qiml.evaluation.kitti import KITTI_DIFFICULTIES, VISIBLE
 from qiml.evaluation.kitti_evaluator import KITTIEvaluator
 
+FINAL_CHECKPOINT = "model_final"  # as Detectron2 names it
+
 logger = logging.getLogger(__name__)
 
 
@@ -122,11 +124,18 @@ class Trainer(DefaultTrainer):
             DatasetCatalog.get(name)  # what is wrong there must not wait until the training is over
         if self.start_iter < self.max_iter:
             self._trainer.start(self.build_train_loader(self.cfg, self.start_iter))
+        elif comm.is_main_process() and not self.checkpointer.last_is(FINAL_CHECKPOINT):
+            self.checkpointer.copy_last(FINAL_CHECKPOINT)  # interrupted between its last two
         if comm.is_main_process():
             # Last and only now: they open their files, which a resume may have changed.
             self.register_hooks([hooks.PeriodicWriter(self.build_writers(), period=WINDOW)])
         super().train()
         return self._last_eval_results
+
+    def after_train(self) -> None:
+        # One too many where a run that was interrupted in its last evaluation comes back for that alone.
+        self.iter = min(self.iter, self.max_iter)
+        super().after_train()
 
     def resume_or_load(self, resume: bool = True) -> None:
         super().resume_or_load(resume)
