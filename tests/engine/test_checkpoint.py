@@ -159,3 +159,66 @@ def test_the_last_checkpoint_is_renamed_in_one_stroke(make_detector, tmp_path):
 def test_only_the_main_worker_writes(make_detector, tmp_path):
     DetectorCheckpointer(make_detector(), tmp_path, save_to_disk=False).save("model")
     assert not list(tmp_path.iterdir())
+
+
+def save_three(make_detector, folder, **options):
+    checkpointer = DetectorCheckpointer(make_detector(), str(folder), **options)
+    for iteration in (9, 19, 29):
+        checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
+    return checkpointer
+
+
+def flip_a_bit(path):
+    """Deep in a tensor, where PyTorch's reader does not look for damage."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "damage", [flip_a_bit, lambda p: p.write_bytes(p.read_bytes()[:-9]), os.remove]
+)
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(make_detector, tmp_path, caplog, damage):
+    checkpointer = save_three(make_detector, tmp_path)
+    damage(tmp_path / "model_0000029.pth")
+    caplog.set_level("WARNING", logger=checkpointer.logger.name)
+    assert checkpointer.resume_or_load("", resume=True)["iteration"] == 19
+    assert "model_0000029.pth is missing or damaged" in caplog.text
+
+
+def test_no_checkpoint_is_intact(make_detector, tmp_path):
+    """Then a run does not start over in silence."""
+    checkpointer = save_three(make_detector, tmp_path)
+    for path in tmp_path.glob("*.pth"):
+        flip_a_bit(path)
+    with pytest.raises(
+        CheckpointError, match=r"no intact checkpoint among model_0000029\.pth, model_"
+    ):
+        checkpointer.resume_or_load("", resume=True)
+
+
+def test_a_flipped_bit_is_found(make_detector, tmp_path):
+    checkpointer = save_three(make_detector, tmp_path)
+    flip_a_bit(tmp_path / "model_0000009.pth")
+    with pytest.raises(CheckpointError, match="may be torn"):
+        checkpointer.load(str(tmp_path / "model_0000009.pth"))
+
+
+@pytest.mark.parametrize("keep, kept", [(2, [19, 29]), (1, [29]), (0, [9, 19, 29])])
+def test_the_last_checkpoints_stay(make_detector, tmp_path, keep, kept):
+    (tmp_path / ".tmp-0123456789ab-model_0000009.pth").touch()  # of a killed run
+    (tmp_path / "model_final.pth").touch()
+    save_three(make_detector, tmp_path, keep=keep)
+    expected = [f"model_{iteration:07d}.pth" for iteration in kept] + ["model_final.pth"]
+    assert sorted(path.name for path in tmp_path.glob("*.pth")) == expected
+    assert not list(tmp_path.glob(".tmp-*"))
+
+
+def test_an_earlier_run_in_the_folder_goes_first(make_detector, tmp_path):
+    """Whatever its numbers: what was just written stays."""
+    save_three(make_detector, tmp_path)
+    checkpointer = DetectorCheckpointer(make_detector(), str(tmp_path), keep=2)
+    for iteration in (4, 5):
+        checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
+    names = sorted(path.name for path in tmp_path.glob("*.pth"))
+    assert names == ["model_0000004.pth", "model_0000005.pth"]

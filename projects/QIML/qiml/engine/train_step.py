@@ -30,9 +30,9 @@ class TrainStep(SimpleTrainer):
         batch = next(self._batches)
         data_time = time.perf_counter() - start
         losses = self.model(batch)
-        average_running_statistics(self.model)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(sum(losses.values())).backward()
+        average_running_statistics(self.model)  # not before: the backward pass holds them
         # Raises on NaN or infinity, before the weights take them up.
         self._write_metrics(losses, data_time)
         self.scaler.step(self.optimizer)
