@@ -49,7 +49,7 @@ def submit(cluster, kitti_folder, tmp_path):
     data = f"('kitti_format:{root}:train',)"
     url = f"http://{cluster.head_node.webui_url}"
 
-    def run(name, *arguments):
+    def run(name, *arguments, changes=()):
         command = [Path(sys.executable).parent / "ray", "job", "submit", "--address", url]
         command += ["--working-dir", ROOT, "--runtime-env", ROOT / "cluster/runtime-env.yaml", "--"]
         command += [
@@ -60,7 +60,7 @@ def submit(cluster, kitti_folder, tmp_path):
             "--cpu",
         ]
         command += ["--storage-path", tmp_path / "storage", "--name", name, *arguments]
-        command += ["DATASETS.TRAIN", data, "DATASETS.TEST", data, *CHANGES]
+        command += ["DATASETS.TRAIN", data, "DATASETS.TEST", data, *CHANGES, *changes]
         (tmp_path / "tiny.yaml").write_text((ROOT / "tests/tiny.yaml").read_text())
         return subprocess.Popen(
             list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -146,3 +146,14 @@ def flat(value, prefix=""):
         items = value.items() if isinstance(value, dict) else enumerate(value)
         return {k: v for key, item in items for k, v in flat(item, f"{prefix}/{key}").items()}
     return {prefix: value}
+
+
+def test_data_that_a_machine_lacks(submit, cluster):
+    """Is found before a worker starts."""
+    cluster.add_node(num_cpus=1)
+    changes = ("DATASETS.TRAIN", "('kitti_format:/nowhere:train',)")
+    job = submit("absent", changes=changes)
+    output, _ = job.communicate(timeout=120)
+    assert job.returncode == 1
+    assert re.search(r"error: /nowhere on [\d.]+: found no such folder", output), output
+    assert "RayTrainWorker" not in output and "Traceback" not in output

