@@ -94,6 +94,44 @@ def tiny_config(tmp_path: Path) -> Callable:
     return make
 
 
+@pytest.fixture
+def spawn_workers(tmp_path: Path) -> Callable[..., list]:
+    """Run `function(rank, *arguments)` as each of `size` gloo workers; their results, by rank.
+
+    The function must be a test module's own, and its result one that can be pickled.
+    """
+
+    def run(function: Callable, size: int, *arguments: object) -> list:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        context = torch.multiprocessing.get_context("spawn")
+        queue = context.Queue()
+        workers = [
+            context.Process(
+                target=_run_worker,
+                args=(function, rank, size, tmp_path / "process_group", queue, arguments),
+            )
+            for rank in range(size)
+        ]
+        for worker in workers:
+            worker.start()
+        results = dict(queue.get(timeout=120) for _ in workers)
+        for worker in workers:
+            worker.join(timeout=60)
+            assert worker.exitcode == 0
+        return [results[rank] for rank in range(size)]
+
+    return run
+
+
+def _run_worker(function, rank, size, store, queue, arguments):
+    torch.distributed.init_process_group(
+        "gloo", rank=rank, world_size=size, init_method=f"file://{store}"
+    )
+    queue.put((rank, function(rank, *arguments)))
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
 def _street(size: tuple[int, int]) -> KITTIObjects:
     """A car, a pedestrian, a cyclist and a DontCare region."""
     from qiml.structures.boxes3d import Boxes3D

@@ -1,12 +1,9 @@
 """Two workers with half a batch each train as one with the whole: losses, gradients, statistics, weights."""
 
-import os
-
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from detectron2.utils import comm
 
 from qiml.config import load_config_text
@@ -44,37 +41,14 @@ def first_step(cfg):
     return {name: value.item() for name, value in values.items()}, gradients
 
 
-def _worker(rank, size, config, store, queue):
+def _worker(rank, config):
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=size, init_method=f"file://{store}")
-    result = first_step(load_config_text(config))
-    if rank == 0:
-        queue.put(result)
-    dist.barrier()
-    dist.destroy_process_group()
-
-
-def spawn(function, size, *arguments):
-    """Run `function(rank, size, *arguments, queue)` in processes; what rank 0 puts into the queue."""
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    context = mp.get_context("spawn")
-    queue = context.Queue()
-    workers = [
-        context.Process(target=function, args=(rank, size, *arguments, queue))
-        for rank in range(size)
-    ]
-    for worker in workers:
-        worker.start()
-    result = queue.get(timeout=120)
-    for worker in workers:
-        worker.join(timeout=60)
-        assert worker.exitcode == 0
-    return result
+    return first_step(load_config_text(config))
 
 
 @pytest.mark.parametrize("size, batch", [(2, 4), (3, 4)], ids=["even", "uneven"])
 def test_workers_give_the_losses_and_gradients_of_one(
-    kitti_folder, tiny_config, tmp_path, size, batch
+    kitti_folder, tiny_config, spawn_workers, size, batch
 ):
     """Cropped frames have no 3D supervision, so that the workers' numbers of objects differ."""
     data = f"('kitti_format:{kitti_folder(frames=5)}:train',)"
@@ -82,7 +56,7 @@ def test_workers_give_the_losses_and_gradients_of_one(
         *("DATASETS.TRAIN", data, "SOLVER.IMS_PER_BATCH", batch, "INPUT.FILTER.MIN_HEIGHT", 1.0),
     )
     losses, gradients = first_step(cfg)
-    shared, shared_gradients = spawn(_worker, size, cfg.dump(), tmp_path / "store")
+    (shared, shared_gradients), *_ = spawn_workers(_worker, size, cfg.dump())
     assert losses.keys() == shared.keys() and all(value != 0 for value in losses.values())
     for name, value in losses.items():
         assert shared[name] == pytest.approx(value, rel=1e-6), name
@@ -91,19 +65,15 @@ def test_workers_give_the_losses_and_gradients_of_one(
         assert np.abs(shared_gradients[name] - gradient).max() < 1e-6 * scale, name
 
 
-def _average(rank, size, store, queue):
-    dist.init_process_group("gloo", rank=rank, world_size=size, init_method=f"file://{store}")
+def _average(rank):
     model = torch.nn.Sequential(torch.nn.BatchNorm1d(3), torch.nn.BatchNorm1d(2))
     for layer in model:
         layer.running_mean += rank
         layer.running_var += 2 * rank
     average_running_statistics(model)
-    if rank == 0:
-        queue.put([(m.running_mean.tolist(), m.running_var.tolist()) for m in model])
-    dist.barrier()
-    dist.destroy_process_group()
+    return [(layer.running_mean.tolist(), layer.running_var.tolist()) for layer in model]
 
 
-def test_running_statistics_are_the_mean_over_workers(tmp_path):
-    first, second = spawn(_average, 2, tmp_path / "store")
-    assert first == ([0.5] * 3, [2.0] * 3) and second == ([0.5] * 2, [2.0] * 2)
+def test_running_statistics_are_the_mean_over_workers(spawn_workers):
+    for first, second in spawn_workers(_average, 2):
+        assert first == ([0.5] * 3, [2.0] * 3) and second == ([0.5] * 2, [2.0] * 2)

@@ -1,11 +1,8 @@
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from qiml.losses import QuasiIsometricLoss
 from qiml.losses.quasi_isometric import two_sided_loss
@@ -140,41 +137,27 @@ def test_wrong_arguments_are_refused(bad):
         QuasiIsometricLoss(**bad)
 
 
-def _worker(rank, form, store, queue):
-    dist.init_process_group("gloo", rank=rank, world_size=2, init_method=f"file://{store}")
+def _worker(rank, form):
     features, depth = random_objects()
     part = slice(0, 5) if rank == 0 else slice(5, None)  # uneven on purpose
     local = features[part].requires_grad_()
     loss = QuasiIsometricLoss(form=form)(local, depth[part])
     loss.backward()
-    queue.put((rank, loss.item(), local.grad.numpy()))
-    dist.barrier()
-    dist.destroy_process_group()
+    return loss.item(), local.grad.numpy()
 
 
 @pytest.mark.parametrize("form", ["two_sided", "official"])
-def test_two_workers_equal_one(form, tmp_path):
+def test_two_workers_equal_one(form, spawn_workers):
     features, depth = random_objects()
     features.requires_grad_()
     loss = QuasiIsometricLoss(form=form)(features, depth)
     loss.backward()
 
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    context = mp.get_context("spawn")
-    queue = context.Queue()
-    workers = [
-        context.Process(target=_worker, args=(rank, form, tmp_path / "store", queue))
-        for rank in range(2)
-    ]
-    for worker in workers:
-        worker.start()
-    results = sorted((queue.get(timeout=120) for _ in workers), key=lambda item: item[0])
-    for worker in workers:
-        worker.join(timeout=60)
-    for _, value, _ in results:
+    results = spawn_workers(_worker, 2, form)
+    for value, _ in results:
         assert value == pytest.approx(loss.item(), abs=1e-9)
     # Data-parallel training averages gradients over workers, hence the factor 1/2.
-    gradient = np.concatenate([grad for _, _, grad in results]) / 2
+    gradient = np.concatenate([grad for _, grad in results]) / 2
     np.testing.assert_allclose(gradient, features.grad.numpy(), rtol=0, atol=1e-9)
 
 

@@ -173,7 +173,8 @@ def connect(workers: Workers) -> int:
         CPUs of each worker.
 
     Raises:
-        ConfigError: there is no cluster at RAY_ADDRESS, or this machine is too small for the workers.
+        ConfigError: there is no cluster at RAY_ADDRESS, it does not accept this user's token, or this machine
+            is too small for the workers.
     """
     address = os.environ.get("RAY_ADDRESS")
     if address:
@@ -181,6 +182,13 @@ def connect(workers: Workers) -> int:
     try:
         ray.init(address=address or "auto", log_to_driver=True)
         return workers.cpus or 1
+    except ray.exceptions.AuthenticationError as error:
+        raise ConfigError(
+            "RAY_AUTH_TOKEN, or ~/.ray/auth_token",
+            found=f"a token that the cluster at {address or 'this machine'} does not accept, or none",
+            expected="the token that the cluster was started with",
+            mend="copy it here (cluster/README.md, The token)",
+        ) from error
     except ConnectionError as error:
         if address:
             raise _unreachable(address, error) from error

@@ -22,6 +22,7 @@ from qiml.engine.metrics import WINDOW
 from qiml.engine.setup import start_run
 from qiml.engine.storage import RunStorage
 from qiml.engine.trainer import Trainer
+from qiml.errors import CheckpointError
 
 OUTPUT = "output"
 """Folder of STORAGE/NAME with what train_net.py leaves in OUTPUT_DIR."""
@@ -92,19 +93,26 @@ def make_local_process_group() -> None:
 
 
 def restore_checkpoint(output: Path) -> None:
-    """Copy the latest intact checkpoint of the run to a folder, as if it had been saved there."""
-    reported = ray.train.get_all_reported_checkpoints() if ray.train.get_checkpoint() else []
-    for candidate in reversed(reported):
-        if candidate.checkpoint is None:
-            continue
-        candidate.checkpoint.to_directory(str(output))
+    """Copy the latest intact checkpoint of the run, if it has any, to a folder, as if saved there.
+
+    Raises:
+        CheckpointError: the run has checkpoints, but none is intact.
+    """
+    if not ray.train.get_checkpoint():
+        return
+    reported = [r.checkpoint for r in ray.train.get_all_reported_checkpoints() if r.checkpoint]
+    for checkpoint in reversed(reported):
+        checkpoint.to_directory(str(output))
         last = output / "last_checkpoint"
         if last.is_file() and is_intact(output / last.read_text()):
             return
-        logger.warning(
-            "%s is damaged: going on from the checkpoint before it", candidate.checkpoint.path
-        )
-        last.unlink(missing_ok=True)
+        logger.warning("%s is damaged: going on from the checkpoint before it", checkpoint.path)
+    raise CheckpointError(
+        ", ".join(checkpoint.path for checkpoint in reported),
+        found="damaged files",
+        expected="at least one checkpoint as it was written",
+        mend="restore them from a copy, or start a new run under another --name",
+    )
 
 
 class ReportToRay(HookBase):

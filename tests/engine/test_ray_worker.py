@@ -1,0 +1,80 @@
+from types import SimpleNamespace
+
+import pytest
+import ray.train
+import torch
+from detectron2.utils import comm
+
+from qiml.engine.ray_worker import finished_files, make_local_process_group, restore_checkpoint
+from qiml.errors import CheckpointError
+
+
+def _local_ranks(rank, node_ranks):
+    ray.train.get_context = lambda: SimpleNamespace(get_node_rank=lambda: node_ranks[rank])
+    make_local_process_group()
+    return comm.get_local_rank(), comm.get_local_size()
+
+
+def test_machines_may_have_different_numbers_of_workers(spawn_workers):
+    assert spawn_workers(_local_ranks, 3, [0, 0, 1]) == [(0, 2), (1, 2), (0, 1)]
+
+
+@pytest.fixture
+def reported(tmp_path, monkeypatch):
+    """Three checkpoints that Ray keeps, oldest first."""
+    folders = []
+    for iteration in (9, 19, 29):
+        folder = tmp_path / f"checkpoint_{iteration}"
+        folder.mkdir()
+        name = f"model_{iteration:07d}.pth"
+        torch.save({"iteration": iteration, "model": torch.zeros(1000)}, folder / name)
+        (folder / "last_checkpoint").write_text(name)
+        folders.append(folder)
+    checkpoints = [ray.train.Checkpoint.from_directory(str(folder)) for folder in folders]
+    monkeypatch.setattr(ray.train, "get_checkpoint", lambda: checkpoints[-1])
+    results = [SimpleNamespace(checkpoint=checkpoint) for checkpoint in (*checkpoints, None)]
+    monkeypatch.setattr(ray.train, "get_all_reported_checkpoints", lambda: results)
+    return folders
+
+
+def damage(folder):
+    (file,) = folder.glob("*.pth")
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def test_restores_the_latest_checkpoint(reported, tmp_path):
+    output = tmp_path / "output"
+    restore_checkpoint(output)
+    assert (output / "last_checkpoint").read_text() == "model_0000029.pth"
+
+
+def test_restores_the_one_before_a_damaged_one(reported, tmp_path, caplog):
+    output = tmp_path / "output"
+    damage(reported[2])
+    restore_checkpoint(output)
+    assert (output / "last_checkpoint").read_text() == "model_0000019.pth"
+    assert f"{reported[2]} is damaged" in caplog.text
+
+
+def test_does_not_start_over_in_silence(reported, tmp_path):
+    for folder in reported:
+        damage(folder)
+    with pytest.raises(CheckpointError, match="found damaged files"):
+        restore_checkpoint(tmp_path / "output")
+
+
+def test_a_new_run_has_nothing_to_restore(tmp_path, monkeypatch):
+    monkeypatch.setattr(ray.train, "get_checkpoint", lambda: None)
+    restore_checkpoint(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_finished_run_leaves(tmp_path):
+    names = ["log.txt", "metrics.json", "model_0000009.pth", "model_final.pth", "last_checkpoint"]
+    for name in (*names, "kitti_results/data/1.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    left = sorted(str(path.relative_to(tmp_path)) for path in finished_files(tmp_path))
+    assert left == ["kitti_results/data/1.txt", "log.txt", "metrics.json", "model_final.pth"]
