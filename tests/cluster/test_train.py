@@ -132,7 +132,37 @@ def test_loses_a_worker_and_a_node(cluster, submit, tmp_path):
     assert len(starts) == 3 and starts[0] == 0, output
     assert starts[1] >= reached and starts[2] >= reached_later and starts[2] < ITERATIONS
     assert all(start % PERIOD == 0 for start in starts)
-    (checkpoint, metrics), (expected, expected_metrics) = final(run), final(run.parent / "whole")
+    assert_same_end(run, run.parent / "whole")
+
+
+def test_driver_dies(cluster, submit, tmp_path):
+    """And is submitted again under the same name: ends as a run of train_net.py that nothing happened to."""
+    cluster.add_node(num_cpus=1)
+    first = submit("driver", "--num-workers", 1)
+    run = tmp_path / "storage/driver"
+    wait_for(lambda: last_saved(run) >= PERIOD, first, "a checkpoint")
+    reached = last_saved(run)
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or []
+        if "cluster/train.py" in words and "driver" in words and "submit" not in words:
+            process.kill()
+    output, _ = first.communicate(timeout=60)
+    assert first.returncode == 1 and "failed" in output, output
+
+    again = succeeded(submit("driver", "--num-workers", 1))
+    (start,) = (int(n) for n in re.findall(r"Starting training from iteration (\d+)", again))
+    assert reached <= start < ITERATIONS
+    command = [sys.executable, ROOT / "train_net.py", "--config-file", run / "config.yaml"]
+    whole = tmp_path / "whole" / "output"
+    command += ["MODEL.DEVICE", "cpu", "OUTPUT_DIR", whole]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run(list(map(str, command)), check=True, capture_output=True, env=environment)
+    assert_same_end(run, whole.parent)
+
+
+def assert_same_end(run, expected_run):
+    """Last checkpoint and metrics, bit for bit."""
+    (checkpoint, metrics), (expected, expected_metrics) = final(run), final(expected_run)
     assert metrics == expected_metrics
     assert flat(checkpoint).keys() == flat(expected).keys()
     for key, value in flat(expected).items():
