@@ -24,11 +24,20 @@ from qiml.structures.camera import Camera
 def read_image(path: str) -> np.ndarray:
     """(H, W, 3) uint8 RGB.
 
+    Args:
+        path: an image file, or FILE.parquet#ROW of Waymo's second release.
+
     Raises:
         DatasetError: the file is missing or does not decode.
     """
     # The calibration is of the pixels as stored, whatever a photograph's orientation tag says.
-    image = cv2.imread(path, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    if ".parquet#" in path:
+        from qiml.data.waymo_parquet import read_image_bytes  # needs pyarrow, which others do not
+
+        image = cv2.imdecode(np.frombuffer(read_image_bytes(path), np.uint8), flags)
+    else:
+        image = cv2.imread(path, flags)
     if image is None:
         raise DatasetError(
             path,
@@ -48,6 +57,7 @@ class MonocularMapper:
         photometric: probability of photometric jitter.
         crop_depth: "ignore" or "virtual": what a crop does to 3D supervision.
         min_height, max_truncation, max_occlusion, min_depth, max_depth: which objects train.
+        least_points: category → LiDAR points that an object must exceed, where the data count them.
         category_ids: categories that train.
     """
 
@@ -64,6 +74,7 @@ class MonocularMapper:
         max_occlusion: int,
         min_depth: float,
         max_depth: float,
+        least_points: dict[int, int],
         category_ids: frozenset[int],
     ):
         self.input_size = input_size
@@ -73,6 +84,7 @@ class MonocularMapper:
         self.min_height = min_height
         self.max_truncation, self.max_occlusion = max_truncation, max_occlusion
         self.min_depth, self.max_depth = min_depth, max_depth
+        self.least_points = least_points
         self.category_ids = category_ids
 
     @classmethod
@@ -95,6 +107,7 @@ class MonocularMapper:
             "max_occlusion": kept.MAX_OCCLUSION,
             "min_depth": kept.MIN_DEPTH,
             "max_depth": kept.MAX_DEPTH,
+            "least_points": _least_points(cfg) if is_train else {},
             "category_ids": _training_categories(cfg) if is_train else frozenset(),
         }
 
@@ -149,6 +162,8 @@ class MonocularMapper:
             and annotation["truncation"] <= self.max_truncation
             and annotation["occlusion"] <= self.max_occlusion
             and self.min_depth <= annotation["box3d"][2] <= self.max_depth
+            and annotation.get("num_lidar_points", math.inf)
+            > self.least_points.get(annotation["category_id"], -1)
         )
 
     def make_instances(
@@ -186,6 +201,19 @@ class MonocularMapper:
             gt_alpha=alpha.float(),
             gt_has_3d=torch.full((len(objects),), has_3d),
         )
+
+
+def _least_points(cfg) -> dict[int, int]:
+    points = list(cfg.INPUT.FILTER.LIDAR_POINTS)
+    classes = list(MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes)
+    if points and len(points) != len(classes):
+        raise ConfigError(
+            "INPUT.FILTER.LIDAR_POINTS",
+            found=str(points),
+            expected=f"a number for each of the data set's classes {classes}",
+            mend="correct the numbers, or set () for no such filter",
+        )
+    return dict(enumerate(points))
 
 
 def _training_categories(cfg) -> frozenset[int]:

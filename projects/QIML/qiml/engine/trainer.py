@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import DefaultTrainer, SimpleTrainer, TrainerBase
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling import build_model
@@ -23,6 +23,7 @@ from qiml.engine.solver import build_lr_scheduler, build_optimizer
 from qiml.errors import QIMLError
 from qiml.evaluation.kitti import KITTI_DIFFICULTIES, VISIBLE
 from qiml.evaluation.kitti_evaluator import KITTIEvaluator
+from qiml.evaluation.waymo_evaluator import WaymoEvaluator
 
 logger = logging.getLogger(__name__)
 
@@ -135,6 +136,8 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg, dataset_name: str) -> DatasetEvaluator:
+        if MetadataCatalog.get(dataset_name).get("evaluator_type") == "waymo":
+            return WaymoEvaluator(dataset_name, cfg.OUTPUT_DIR)
         difficulties = KITTI_DIFFICULTIES
         if cfg.TEST.VISIBLE_MIN_HEIGHT > 0:
             difficulties = (

@@ -15,16 +15,13 @@ from qiml.data.kitti_format import KITTIObjects, read_objects
 from qiml.errors import DatasetError
 from qiml.evaluation.kitti_files import pair_files
 from qiml.evaluation.waymo_metric import Rows, evaluate
-from qiml.evaluation.waymo_rules import LEVEL_2_POINTS
+from qiml.evaluation.waymo_rules import LET_IOU, LEVEL_2_POINTS, OFFICIAL_IOU
 
 PROTOCOL = "mono_front_legacy"
 CUTOFFS = 11
 TYPE_NUMBERS = {"Car": 1, "Pedestrian": 2, "Sign": 3, "Cyclist": 4}
-# The two tables of the papers.
-TABLES: Mapping[str, Mapping[int, float]] = {
-    "IoU .7/.5": {1: 0.7, 2: 0.5, 3: 0.5, 4: 0.5},
-    "IoU .5/.3": {1: 0.5, 2: 0.3, 3: 0.3, 4: 0.3},
-}
+# The two tables of the papers: what follows the protocol's name, and the thresholds.
+TABLES: Mapping[str, Mapping[int, float]] = {"": OFFICIAL_IOU, "_relaxed": LET_IOU}
 
 
 def evaluate_legacy(
