@@ -57,7 +57,8 @@ class MonocularMapper:
         photometric: probability of photometric jitter.
         crop_depth: "ignore" or "virtual": what a crop does to 3D supervision.
         min_height, max_truncation, max_occlusion, min_depth, max_depth: which objects train.
-        least_points: category → LiDAR points that an object must exceed, where the data count them.
+        least_points: category → LiDAR points that an object must exceed for 3D supervision, where the
+            data count them.
         category_ids: categories that train.
     """
 
@@ -162,9 +163,12 @@ class MonocularMapper:
             and annotation["truncation"] <= self.max_truncation
             and annotation["occlusion"] <= self.max_occlusion
             and self.min_depth <= annotation["box3d"][2] <= self.max_depth
-            and annotation.get("num_lidar_points", math.inf)
-            > self.least_points.get(annotation["category_id"], -1)
         )
+
+    def shows_3d(self, annotation: dict) -> bool:
+        """Whether enough LiDAR points lie on an object for its depth, size and offset to train."""
+        points = annotation.get("num_lidar_points", math.inf)
+        return points > self.least_points.get(annotation["category_id"], -1)
 
     def make_instances(
         self, objects: list[dict], warp: Warp, camera: Camera, width: int
@@ -199,7 +203,9 @@ class MonocularMapper:
                 depth / warp.magnification if self.crop_depth == "virtual" else depth
             ).float(),
             gt_alpha=alpha.float(),
-            gt_has_3d=torch.full((len(objects),), has_3d),
+            gt_has_3d=torch.tensor(
+                [has_3d and self.shows_3d(a) for a in objects], dtype=torch.bool
+            ),
         )
 
 

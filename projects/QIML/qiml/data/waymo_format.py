@@ -125,11 +125,14 @@ def parse_cameras(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def keep_usable(objects: Sequence[WaymoObject], counts: Counter) -> tuple[WaymoObject, ...]:
+def keep_usable(
+    objects: Sequence[WaymoObject], cameras: Sequence[str], counts: Counter
+) -> tuple[WaymoObject, ...]:
     """The objects that can train or be evaluated; counts the others, and headings brought into range.
 
     Args:
         objects: of one frame.
+        cameras: whose images are kept. Objects that they do not see stay, but are counted.
         counts: added to, by reason.
     """
     kept = []
@@ -148,6 +151,8 @@ def keep_usable(objects: Sequence[WaymoObject], counts: Counter) -> tuple[WaymoO
         else:
             kept.append(_with_usual_headings(item, counts))
             counts[f"objects: {CLASS_TYPES[item.type]}"] += 1
+            if not item.boxes2d.keys() & set(cameras):
+                counts["objects without a projected label in these images"] += 1
     return tuple(kept)
 
 

@@ -83,26 +83,35 @@ def read_v2(
                 *key,
                 cameras={name: calibrations[name] for name in kept},
                 images={name: rows[key][name] for name in kept},
-                objects=keep_usable(objects.get(key, ()), counts),
+                objects=keep_usable(objects.get(key, ()), kept, counts),
             ),
             {},
         )
 
 
-def _read(
-    image_file: str, component: str, columns: Sequence[str] | None = None, optional: bool = False
-) -> list[dict]:
-    """The rows of a component of the segment; none where an optional one is not there."""
-    path = image_file.replace(f"/{IMAGES}/", f"/{component}/")
+def _read(image_file: str, component: str, columns: Sequence[str] | None = None) -> list[dict]:
+    """The rows of a component of the segment."""
+    path = _component_file(image_file, component)
     system, inner = open_filesystem(path)
-    if system.get_file_info(inner).type == fs.FileType.NotFound:
-        if optional:
-            return []
-        raise _missing(path, "no such file", "a file of this segment in every component")
     try:
-        return pq.read_table(inner, filesystem=system, columns=columns).to_pylist()
+        table = pq.read_table(inner, filesystem=system, columns=columns)
+    except FileNotFoundError as error:
+        raise _missing(path, "no such file", "this segment in every component") from error
     except (pa.ArrowException, OSError) as error:
         raise _missing(path, f"a file that does not read ({error})", "a parquet file") from error
+    for name in columns or ():
+        if name not in table.column_names:
+            raise _missing(path, f"no column {name}", "the columns of release 2.0")
+    return table.to_pylist()
+
+
+def _exists(image_file: str, component: str) -> bool:
+    system, inner = open_filesystem(_component_file(image_file, component))
+    return system.get_file_info(inner).type == fs.FileType.File
+
+
+def _component_file(image_file: str, component: str) -> str:
+    return f"/{component}/".join(image_file.rsplit(f"/{IMAGES}/", 1))
 
 
 def _missing(path: str, found: str, expected: str) -> DatasetError:
@@ -136,21 +145,22 @@ def _read_calibrations(image_file: str) -> dict[str, WaymoCamera]:
 
 
 def _read_objects(image_file: str) -> dict[tuple[str, int], list[WaymoObject]]:
-    synced = {
-        _object_key(row): (
-            _camera_name(row["[LiDARCameraSyncedBoxComponent].most_visible_camera_name"]),
-            _numbers(
-                row, "LiDARCameraSyncedBoxComponent", [f"camera_synced_box.{n}" for n in _BOX]
-            ),
-        )
-        for row in _read(image_file, "lidar_camera_synced_box", optional=True)
-    }
+    """Objects by segment and time; none where the release has no labels (its test split)."""
+    if not _exists(image_file, "lidar_box"):
+        return {}
+    synced = {}
+    if _exists(image_file, "lidar_camera_synced_box"):
+        component = "LiDARCameraSyncedBoxComponent"
+        for row in _read(image_file, "lidar_camera_synced_box"):
+            (camera,) = _numbers(row, component, ["most_visible_camera_name"])
+            box = _numbers(row, component, [f"camera_synced_box.{name}" for name in _BOX])
+            synced[_object_key(row)] = _camera_name(camera), box
     boxes2d: dict[tuple, dict[str, tuple[float, ...]]] = defaultdict(dict)
-    for row in _read(image_file, "projected_lidar_box", optional=True):
+    for row in _read(image_file, "projected_lidar_box"):
         values = _numbers(row, "ProjectedLiDARBoxComponent", [f"box.{name}" for name in _BOX2D])
         boxes2d[_object_key(row)][_camera_name(row[_CAMERA])] = corners(*values)
     objects = defaultdict(list)
-    for row in _read(image_file, "lidar_box", optional=True):
+    for row in _read(image_file, "lidar_box"):
         key = _object_key(row)
         camera, synced_box = synced.get(key, ("", None))
         kind, points, top_points = _numbers(

@@ -78,7 +78,7 @@ def _read_frame(
             mend="download a later release: grading and filters need these numbers",
         )
     counts["frames"] += 1
-    objects = keep_usable(_objects(frame), counts)
+    objects = keep_usable(_objects(frame), kept, counts)
     chosen = {name: calibrations[name] for name in kept}
     yield (
         WaymoFrame(frame.context.name, frame.timestamp_micros, chosen, {}, objects),
