@@ -90,21 +90,25 @@ def crc32c(data: bytes) -> int:
     XOR that of the second.
     """
     values = np.frombuffer(data, dtype=np.uint8)
-    lanes = 1
-    while lanes * _LANE < len(values):
-        lanes *= 2
+    lanes = max(-(-len(values) // _LANE), 1)
     padded = np.zeros(lanes * _LANE, dtype=np.uint8)
     if len(values):
         padded[-len(values) :] = values
     # The usual start, all ones, is the same as inverting the first four bytes.
     first = slice(len(padded) - len(values), len(padded) - len(values) + 4)
     padded[first] ^= 0xFF
-    state = np.zeros(lanes, dtype=np.uint32)
-    table = _byte_table()
-    for column in np.ascontiguousarray(padded.reshape(lanes, _LANE).T):
-        state = table[(state ^ column) & 0xFF] ^ (state >> 8)
+    state, low = np.zeros(lanes, dtype=np.uint32), np.empty(lanes, dtype=np.uint32)
+    table = _pair_table()
+    # Two bytes of every lane at a time, in place.
+    for column in np.ascontiguousarray(padded.view("<u2").reshape(lanes, _LANE // 2).T):
+        np.bitwise_xor(state, column, out=low)
+        np.bitwise_and(low, 0xFFFF, out=low)
+        np.right_shift(state, 16, out=state)
+        np.bitwise_xor(state, table.take(low), out=state)
     shift = _LANE.bit_length() - 1
     while len(state) > 1:
+        if len(state) % 2:
+            state = np.insert(state, 0, 0)
         state = _apply(_zeros(shift), state[0::2]) ^ state[1::2]
         shift += 1
     checksum = int(state[0])
@@ -120,6 +124,15 @@ def _byte_table() -> np.ndarray:
     values = np.arange(256, dtype=np.uint32)
     for _ in range(8):
         values = np.where(values & 1, values >> 1 ^ _POLYNOMIAL, values >> 1).astype(np.uint32)
+    return values
+
+
+@cache
+def _pair_table() -> np.ndarray:
+    """(65536,) the checksum of each two bytes, the first in the low half."""
+    values = np.arange(1 << 16, dtype=np.uint32)
+    for _ in range(2):
+        values = _byte_table()[values & 0xFF] ^ (values >> 8)
     return values
 
 
