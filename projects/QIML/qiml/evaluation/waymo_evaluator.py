@@ -23,7 +23,6 @@ from qiml.evaluation.waymo_rules import (
     LET_IOU,
     LEVELS,
     OFFICIAL_IOU,
-    RANGES,
     TYPES,
     difficulty_levels,
 )
@@ -105,7 +104,7 @@ class WaymoEvaluator(DatasetEvaluator):
         """Gather, write and evaluate.
 
         Returns:
-            On the main process: report name → `CLASS/MEASURE_LEVEL` (and `…_RANGE`) in per cent. Otherwise,
+            On the main process: report name → `CLASS/MEASURE_LEVEL` in per cent, at all ranges. Otherwise,
             and for the split test, empty.
 
         Raises:
@@ -229,13 +228,10 @@ def _rows(
 
 def _scalars(report: WaymoReport) -> dict[str, float]:
     measures = ("AP", "APH", "APL") if report.protocol == "let" else ("AP", "APH")
-    values = {}
-    for kind, name in CLASS_TYPES.items():
-        rows = {"": f"OBJECT_TYPE_TYPE_{TYPES[kind]}"}
-        rows |= {f"_{part}": f"RANGE_TYPE_{TYPES[kind]}_{part}" for part in RANGES}
-        for suffix, row in rows.items():
-            for level in LEVELS:
-                for measure in measures:
-                    value = report.rows[f"{row}_LEVEL_{level}"][measure]
-                    values[f"{name}/{measure}_L{level}{suffix}"] = 100 * value
-    return values
+    return {
+        f"{name}/{measure}_L{level}": 100
+        * report.rows[f"OBJECT_TYPE_TYPE_{TYPES[kind]}_LEVEL_{level}"][measure]
+        for kind, name in CLASS_TYPES.items()
+        for level in LEVELS
+        for measure in measures
+    }
