@@ -57,9 +57,9 @@ class MonocularMapper:
         photometric: probability of photometric jitter.
         crop_depth: "ignore" or "virtual": what a crop does to 3D supervision.
         min_height, max_truncation, max_occlusion, min_depth, max_depth: which objects train.
-        least_points: category → LiDAR points that an object must exceed for 3D supervision, where the
-            data count them.
         category_ids: categories that train.
+        least_points: category → LiDAR points that an object must exceed for 3D supervision, where the
+            data count them; None for no such filter.
     """
 
     @configurable
@@ -75,8 +75,8 @@ class MonocularMapper:
         max_occlusion: int,
         min_depth: float,
         max_depth: float,
-        least_points: dict[int, int],
         category_ids: frozenset[int],
+        least_points: dict[int, int] | None = None,
     ):
         self.input_size = input_size
         self.augmentation = augmentation
@@ -85,7 +85,7 @@ class MonocularMapper:
         self.min_height = min_height
         self.max_truncation, self.max_occlusion = max_truncation, max_occlusion
         self.min_depth, self.max_depth = min_depth, max_depth
-        self.least_points = least_points
+        self.least_points = least_points or {}
         self.category_ids = category_ids
 
     @classmethod
