@@ -7,10 +7,10 @@ PIP   := $(BIN)/python -m pip --disable-pip-version-check
 STAMP := .venv/.setup-done
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench
+.PHONY: help setup setup-waymo demo test lint bench
 
 help:  ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP)  ## create .venv with everything in it (PYTHON=... picks the interpreter)
 
@@ -30,6 +30,12 @@ $(STAMP): requirements.txt requirements-dev.txt constraints.txt pyproject.toml t
 	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 	@echo "Done. Next: make demo"
+
+# Without dependencies: the package asks for TensorFlow, which its protocol buffers do not need.
+setup-waymo: $(STAMP)  ## also install Waymo's protocol buffers, for its first release and for submissions
+	@$(PIP) install --quiet --no-deps --requirement requirements-waymo.txt
+	@$(BIN)/python -c "from qiml.data.waymo_protos import dataset_protos; dataset_protos()"
+	@echo "Done. Next: $(BIN)/python tools/prepare_waymo.py --help"
 
 demo: $(STAMP)  ## train and picture a small detector on synthetic data
 	$(BIN)/python tools/quickstart.py

@@ -1,13 +1,15 @@
-"""Draw a synthetic dataset in KITTI's layout: nothing to download."""
+"""Draw a synthetic dataset in KITTI's layout or like prepared Waymo data: nothing to download."""
 
 import argparse
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
 from qiml.data.kitti_folder import KITTISplit
 from qiml.data.kitti_format import KITTIObjects, read_objects
-from qiml.data.synthetic import write_dataset
+from qiml.data.synthetic import STYLES, write_dataset
+from qiml.data.waymo_format import CLASS_TYPES, read_split
 from qiml.errors import ConfigError, exit_on_error
 
 EXAMPLE = """\
@@ -16,6 +18,7 @@ again; a complete folder with the same settings is left as it is.
 
 example:
   python tools/make_synthetic.py --out datasets/synthetic --train 1200 --val 300
+  python tools/make_synthetic.py --out datasets/synthetic_waymo --style waymo --size 384x256
 """
 
 
@@ -52,6 +55,13 @@ def print_summary(root: Path) -> None:
         print(row)
 
 
+def print_waymo_summary(root: Path) -> None:
+    """Print how many objects of each class a dataset in Waymo's style holds."""
+    frames = [frame for split in ("train", "val") for frame in read_split(root, split)]
+    kinds = Counter(CLASS_TYPES[item.type] for frame in frames for item in frame.objects)
+    print(f"{root}: {len(frames)} frames; {', '.join(f'{n} {k}' for k, n in kinds.items())}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -60,6 +70,9 @@ def main() -> None:
     parser.add_argument("--train", type=int, default=1200, help="training frames (default 1200)")
     parser.add_argument("--val", type=int, default=300, help="validation frames (default 300)")
     parser.add_argument("--size", default="416x128", help="WIDTHxHEIGHT (default 416x128)")
+    parser.add_argument(
+        "--style", choices=STYLES, default="kitti", help="whose camera and classes (default kitti)"
+    )
     parser.add_argument(
         "--seed", type=int, default=0, help="another seed, other scenes (default 0)"
     )
@@ -77,10 +90,14 @@ def main() -> None:
             args.seed,
             args.workers,
             args.overwrite,
+            args.style,
         )
         if not drawn:
             print(f"{args.out} is complete already; nothing to do")
-        print_summary(args.out)
+        if args.style == "kitti":
+            print_summary(args.out)
+        else:
+            print_waymo_summary(args.out)
 
 
 if __name__ == "__main__":

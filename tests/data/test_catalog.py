@@ -9,6 +9,8 @@ def test_builtin_names():
     assert set(BUILTIN_DATASETS) == {
         "kitti_train", "kitti_val", "kitti_trainval", "kitti_test",
         "synthetic_train", "synthetic_val",
+        "waymo_train", "waymo_val", "waymo_test",
+        "synthetic_waymo_train", "synthetic_waymo_val",
     }  # fmt: skip
 
 

@@ -334,3 +334,15 @@ def test_checkpoint_of_another_architecture(datasets, train, fails, output, tmp_
     for arguments in (["--eval-only"], []):
         message = fails(*arguments, "MODEL.WEIGHTS", weights)
         assert message.startswith(f"{weights}: found 6 unknown weights")
+
+
+def test_waymo_trains_and_evaluates(train, output, tmp_path, monkeypatch):
+    from qiml.data.synthetic import write_dataset
+
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    write_dataset(tmp_path / "synthetic_waymo", 4, 2, (96, 64), workers=1, style="waymo")
+    names = ["DATASETS.TRAIN", "('synthetic_waymo_train',)"]
+    names += ["DATASETS.TEST", "('synthetic_waymo_val',)"]
+    results = train(*names, "INPUT.FILTER.LIDAR_POINTS", "(100, 50, 50)")
+    assert "mono_front_legacy" in results and "Vehicle/APH_L1" in results["official"]
+    assert (output / "waymo_synthetic_waymo_val_official.json").exists()

@@ -53,6 +53,10 @@ def _add_input(cfg: CN) -> None:
     cfg.INPUT.FILTER.MAX_OCCLUSION = 2
     cfg.INPUT.FILTER.MIN_DEPTH = 2.0
     cfg.INPUT.FILTER.MAX_DEPTH = 65.0
+    # For each of the data set's classes, LiDAR points that must be exceeded for depth, size and offset of an
+    # object to train; with fewer it trains heat map, 2D box and heading. () for no such filter; only Waymo's
+    # data count them.
+    cfg.INPUT.FILTER.LIDAR_POINTS = ()
     # Names of the classes that train; () for all of the data set's.
     cfg.INPUT.FILTER.CLASSES = ()
 

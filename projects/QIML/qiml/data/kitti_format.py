@@ -90,6 +90,26 @@ class KITTIObjects:
             getattr(objects, name)[...] = column
         return objects
 
+    @classmethod
+    def from_boxes(
+        cls, types: Sequence[str] | np.ndarray, boxes3d: np.ndarray, **columns
+    ) -> "KITTIObjects":
+        """Objects from boxes with geometric centres.
+
+        Args:
+            types: (N,) class names.
+            boxes3d: (N, 7) x, y, z of the centre, h, w, l, yaw; as `Boxes3D.tensor`.
+            columns: `bbox` and others of :meth:`from_columns`.
+        """
+        boxes3d = np.asarray(boxes3d, dtype=float).reshape(-1, 7)
+        return cls.from_columns(
+            types,
+            dimensions=boxes3d[:, 3:6],
+            location=boxes3d[:, :3] + np.array([0, 0.5, 0]) * boxes3d[:, 3:4],
+            rotation_y=boxes3d[:, 6],
+            **columns,
+        )
+
     def __len__(self) -> int:
         return len(self.types)
 

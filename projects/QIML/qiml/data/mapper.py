@@ -24,11 +24,20 @@ from qiml.structures.camera import Camera
 def read_image(path: str) -> np.ndarray:
     """(H, W, 3) uint8 RGB.
 
+    Args:
+        path: an image file, or FILE.parquet#ROW of Waymo's second release.
+
     Raises:
         DatasetError: the file is missing or does not decode.
     """
     # The calibration is of the pixels as stored, whatever a photograph's orientation tag says.
-    image = cv2.imread(path, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    if ".parquet#" in path:
+        from qiml.data.waymo_parquet import read_image_bytes  # needs pyarrow, which others do not
+
+        image = cv2.imdecode(np.frombuffer(read_image_bytes(path), np.uint8), flags)
+    else:
+        image = cv2.imread(path, flags)
     if image is None:
         raise DatasetError(
             path,
@@ -49,6 +58,8 @@ class MonocularMapper:
         crop_depth: "ignore" or "virtual": what a crop does to 3D supervision.
         min_height, max_truncation, max_occlusion, min_depth, max_depth: which objects train.
         category_ids: categories that train.
+        least_points: category → LiDAR points that an object must exceed for 3D supervision, where the
+            data count them; None for no such filter.
     """
 
     @configurable
@@ -65,6 +76,7 @@ class MonocularMapper:
         min_depth: float,
         max_depth: float,
         category_ids: frozenset[int],
+        least_points: dict[int, int] | None = None,
     ):
         self.input_size = input_size
         self.augmentation = augmentation
@@ -73,6 +85,7 @@ class MonocularMapper:
         self.min_height = min_height
         self.max_truncation, self.max_occlusion = max_truncation, max_occlusion
         self.min_depth, self.max_depth = min_depth, max_depth
+        self.least_points = least_points or {}
         self.category_ids = category_ids
 
     @classmethod
@@ -95,6 +108,7 @@ class MonocularMapper:
             "max_occlusion": kept.MAX_OCCLUSION,
             "min_depth": kept.MIN_DEPTH,
             "max_depth": kept.MAX_DEPTH,
+            "least_points": _least_points(cfg) if is_train else {},
             "category_ids": _training_categories(cfg) if is_train else frozenset(),
         }
 
@@ -151,6 +165,11 @@ class MonocularMapper:
             and self.min_depth <= annotation["box3d"][2] <= self.max_depth
         )
 
+    def shows_3d(self, annotation: dict) -> bool:
+        """Whether enough LiDAR points lie on an object for its depth, size and offset to train."""
+        points = annotation.get("num_lidar_points", math.inf)
+        return points > self.least_points.get(annotation["category_id"], -1)
+
     def make_instances(
         self, objects: list[dict], warp: Warp, camera: Camera, width: int
     ) -> Instances:
@@ -184,8 +203,23 @@ class MonocularMapper:
                 depth / warp.magnification if self.crop_depth == "virtual" else depth
             ).float(),
             gt_alpha=alpha.float(),
-            gt_has_3d=torch.full((len(objects),), has_3d),
+            gt_has_3d=torch.tensor(
+                [has_3d and self.shows_3d(a) for a in objects], dtype=torch.bool
+            ),
         )
+
+
+def _least_points(cfg) -> dict[int, int]:
+    points = list(cfg.INPUT.FILTER.LIDAR_POINTS)
+    classes = list(MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes)
+    if points and len(points) != len(classes):
+        raise ConfigError(
+            "INPUT.FILTER.LIDAR_POINTS",
+            found=str(points),
+            expected=f"a number for each of the data set's classes {classes}",
+            mend="correct the numbers, or set () for no such filter",
+        )
+    return dict(enumerate(points))
 
 
 def _training_categories(cfg) -> frozenset[int]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 
 import torch
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, hooks
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling import build_model
@@ -31,6 +31,7 @@ from qiml.engine.train_step import TrainStep, distribute
 from qiml.errors import QIMLError
 from qiml.evaluation.kitti import KITTI_DIFFICULTIES, VISIBLE
 from qiml.evaluation.kitti_evaluator import KITTIEvaluator
+from qiml.evaluation.waymo_evaluator import WaymoEvaluator
 
 FINAL_CHECKPOINT = "model_final"  # as Detectron2 names it
 
@@ -184,6 +185,8 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg, dataset_name: str) -> DatasetEvaluator:
+        if MetadataCatalog.get(dataset_name).get("evaluator_type") == "waymo":
+            return WaymoEvaluator(dataset_name, cfg.OUTPUT_DIR)
         difficulties = KITTI_DIFFICULTIES
         if cfg.TEST.VISIBLE_MIN_HEIGHT > 0:
             difficulties = (

@@ -47,7 +47,22 @@ def read_folders(
     ids: Sequence[str] | None = None,
     allow_missing: bool = False,
 ) -> tuple[ObjectTable, ObjectTable]:
-    """Read the labels and results of a split.
+    """Read the labels and results of a split, in the order of the ids; otherwise as :func:`pair_files`.
+
+    Raises:
+        DatasetError: also for a malformed line.
+    """
+    labels, results = zip(*pair_files(label_dir, result_dir, ids, allow_missing), strict=True)
+    return read_table(labels, scored=False), read_table(results, scored=True)
+
+
+def pair_files(
+    label_dir: str | Path,
+    result_dir: str | Path,
+    ids: Sequence[str] | None = None,
+    allow_missing: bool = False,
+) -> list[tuple[str, str | None]]:
+    """The label file and the result file of each frame of a split.
 
     Args:
         label_dir: folder of ID.txt, 15 columns each.
@@ -57,11 +72,11 @@ def read_folders(
         allow_missing: take a missing result file for a frame without detections.
 
     Returns:
-        The labels and the results, in the order of the ids.
+        Paths in the order of the ids; None for a missing result file that is allowed.
 
     Raises:
-        DatasetError: an empty or missing folder, missing files, results of frames not in `ids`, two
-            files of the same frame, or a malformed line.
+        DatasetError: an empty or missing folder, missing files, results of frames not in `ids`, or two
+            files of the same frame.
     """
     labels = _text_files(Path(label_dir))
     nested = Path(result_dir) / "data"
@@ -86,9 +101,7 @@ def read_folders(
         "choose the split that was detected (--ids), write the missing files, or count them as "
         "empty (--allow-missing)",
     )  # fmt: skip
-    gt = read_table([labels[name] for name in ids], scored=False)
-    dt = read_table([results.get(name) for name in ids], scored=True)
-    return gt, dt
+    return [(labels[name], results.get(name)) for name in ids]
 
 
 def _require(

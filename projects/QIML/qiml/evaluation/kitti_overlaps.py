@@ -4,12 +4,13 @@ Of all pairs in a frame only those that overlap enough to matter are kept, so me
 number of objects, not of pairs.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from qiml.data.kitti_format import KITTIObjects
+from qiml.evaluation.grouping import pairs_by_group
 from qiml.evaluation.kitti_table import ObjectTable
 from qiml.evaluation.rotated_iou import (
     Rectangles,
@@ -19,9 +20,6 @@ from qiml.evaluation.rotated_iou import (
     ratio,
     vertical_overlap,
 )
-
-# Pairs looked at in one go: bounds memory.
-_BLOCK = 200_000
 
 # Overlaps with an object: intersection over union; with a DontCare region: over the detection.
 Share = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
@@ -69,7 +67,7 @@ def overlapping_pairs(
     """
     gt_boxes, dt_boxes = _Boxes(gt.objects[gt_rows]), _Boxes(dt.objects[dt_rows])
     parts: dict[str, list[Pairs]] = {metric: [] for metric in limits}
-    for g, d in _pairs_by_frame(gt.frame[gt_rows], dt.frame[dt_rows], gt.frames):
+    for g, d in pairs_by_group(gt.frame[gt_rows], dt.frame[dt_rows], gt.frames):
         for measure in (_image_overlap, _solid_overlaps):
             near_g, near_d, overlaps = measure(gt_boxes, dt_boxes, g, d, share)
             for metric, overlap in overlaps.items():
@@ -87,25 +85,6 @@ def _joined(parts: list[Pairs]) -> Pairs:
         np.concatenate([part.dt for part in parts]),
         np.concatenate([part.overlap for part in parts]),
     )
-
-
-def _pairs_by_frame(
-    gt_frame: np.ndarray, dt_frame: np.ndarray, frames: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """All pairs within each frame, in blocks: positions in `gt_frame` and in `dt_frame`."""
-    dt_count = np.bincount(dt_frame, minlength=frames)
-    dt_start = np.cumsum(dt_count) - dt_count
-    partners = dt_count[gt_frame]
-    ends = np.cumsum(partners)
-    first = 0
-    while first < len(gt_frame):
-        done = ends[first - 1] if first else 0
-        last = max(first + 1, np.searchsorted(ends, done + _BLOCK, side="right"))
-        rows = np.arange(first, last)
-        g = np.repeat(rows, partners[rows])
-        start = np.repeat(ends[rows] - partners[rows] - done, partners[rows])
-        yield g, dt_start[gt_frame[g]] + np.arange(len(g)) - start
-        first = last
 
 
 class _Boxes:

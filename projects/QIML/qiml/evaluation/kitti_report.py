@@ -28,6 +28,7 @@ from qiml.evaluation.kitti_rules import (
     Difficulty,
 )
 from qiml.evaluation.kitti_table import ObjectTable
+from qiml.evaluation.text_table import text_table
 from qiml.io import atomic_write_text
 
 _DIGITS = 5  # of the percentages in JSON
@@ -177,7 +178,7 @@ def _precision_text(evaluation: KITTIEvaluation, table: str) -> str:
         for name, averages in evaluation.results(table).items()
         for metric in averages["AP40"]
     ]
-    return f"{table} overlaps\n{_table(header, rows)}"
+    return f"{table} overlaps\n{text_table(header, rows)}"
 
 
 def _range_text(by_range: KITTIEvaluation) -> str:
@@ -189,7 +190,7 @@ def _range_text(by_range: KITTIEvaluation) -> str:
         for metric, values in averages["AP40"].items()
         if metric in ("bev", "3d")
     ]
-    return _table(["class", "metric", "IoU >", *(r.name for r in by_range.difficulties)], rows)
+    return text_table(["class", "metric", "IoU >", *(r.name for r in by_range.difficulties)], rows)
 
 
 def _errors_text(errors: ErrorTable, row_name: str) -> str:
@@ -199,7 +200,7 @@ def _errors_text(errors: ErrorTable, row_name: str) -> str:
         for part, numbers in parts.items()
     ]
     columns = [list(numbers) for parts in errors.values() for numbers in parts.values()][:1]
-    return _table(["class", row_name, *(columns[0] if columns else [])], rows)
+    return text_table(["class", row_name, *(columns[0] if columns else [])], rows)
 
 
 def _replaced_text(replaced: dict[str, KITTIEvaluation]) -> str:
@@ -212,23 +213,4 @@ def _replaced_text(replaced: dict[str, KITTIEvaluation]) -> str:
             if "3d" in averages["AP40"]:
                 limit = first.overlaps[table][name].of("3d")
                 rows += [[name, limit, w, *r[name]["AP40"]["3d"]] for w, r in results.items()]
-    return _table(["class", "IoU >", "", *(level.name for level in first.difficulties)], rows)
-
-
-def _table(header: list[str], rows: list[list]) -> str:
-    """Columns of equal width: text to the left, numbers to the right."""
-    if not rows:
-        return "  nothing to evaluate"
-    cells = [header, *([_cell(value) for value in row] for row in rows)]
-    columns = []
-    for column, value in zip(zip(*cells, strict=True), rows[0], strict=True):
-        align = str.ljust if isinstance(value, str) else str.rjust
-        columns.append([align(cell, max(map(len, column))) for cell in column])
-    lines = ["  ".join(line).rstrip() for line in zip(*columns, strict=True)]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
-
-
-def _cell(value: str | int | float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
+    return text_table(["class", "IoU >", "", *(level.name for level in first.difficulties)], rows)

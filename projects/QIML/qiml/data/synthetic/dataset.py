@@ -1,4 +1,4 @@
-"""Writes synthetic frames as a folder in KITTI's layout."""
+"""Writes synthetic frames as a folder in KITTI's layout, or as prepared Waymo data."""
 
 import functools
 import json
@@ -6,16 +6,17 @@ import multiprocessing
 import shutil
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from types import ModuleType
 
 import cv2
 from tqdm import tqdm
 
-from qiml.data.kitti_format import write_calibration, write_objects
-from qiml.data.synthetic.scene import render_scene
+from qiml.data.synthetic import kitti_style, waymo_style
 from qiml.errors import ConfigError
-from qiml.io import atomic_path, atomic_write_text
+from qiml.io import atomic_write_text
 
 SETTINGS_FILE = "synthetic.json"
+STYLES = {"kitti": kitti_style, "waymo": waymo_style}
 # Raise when the same seed and index give another image or label than before.
 _VERSION = 1
 _SMALLEST_SIDE = 32
@@ -29,8 +30,9 @@ def write_dataset(
     seed: int = 0,
     workers: int = 2,
     overwrite: bool = False,
+    style: str = "kitti",
 ) -> bool:
-    """Draw frames into a folder in KITTI's layout.
+    """Draw frames into a folder.
 
     Frames 0 to `num_val` - 1 are the validation split, so that more training frames leave it as it
     is. The folder is filled as `ROOT.partial` and renamed when complete; after an interruption the
@@ -40,9 +42,11 @@ def write_dataset(
         root: folder to make. One that is complete, with the same settings, is left as it is.
         num_train, num_val: number of frames of the two splits.
         size: image width and height in pixels.
-        seed: of the dataset; frames are those of `render_scene(seed, index, size)`.
+        seed: of the dataset; frames are those of `render_scene(seed, index, size, camera)`.
         workers: number of processes; it does not change the frames.
         overwrite: replace a synthetic dataset that has other settings.
+        style: "kitti" for KITTI's camera, classes and layout; "waymo" for those of Waymo's front camera,
+            as `tools/prepare_waymo.py` writes them.
 
     Returns:
         True when frames were drawn, False when the folder was complete.
@@ -59,6 +63,8 @@ def write_dataset(
         "size": list(size),
         "seed": seed,
     }
+    if style != "kitti":
+        settings["style"] = style
     _check(settings, workers)
     if _is_complete(root, settings, overwrite):
         return False
@@ -66,8 +72,8 @@ def write_dataset(
     if partial.exists() and _read_settings(partial) != settings:
         shutil.rmtree(partial)
     atomic_write_text(partial / SETTINGS_FILE, json.dumps(settings, indent=2) + "\n")
-    _draw_frames(partial, num_train + num_val, size, seed, workers)
-    _write_splits(partial, num_train, num_val)
+    _draw_frames(STYLES[style], partial, num_train + num_val, size, seed, workers)
+    STYLES[style].write_splits(partial, num_train, num_val)
     if root.exists():
         shutil.rmtree(root)
     partial.rename(root)
@@ -131,9 +137,11 @@ def _read_settings(root: Path) -> dict | None:
     return settings if isinstance(settings, dict) else None
 
 
-def _draw_frames(root: Path, count: int, size: tuple[int, int], seed: int, workers: int) -> None:
-    missing = [index for index in range(count) if not _label_file(root, index).exists()]
-    write = functools.partial(_write_frame, root, size, seed)
+def _draw_frames(
+    style: ModuleType, root: Path, count: int, size: tuple[int, int], seed: int, workers: int
+) -> None:
+    missing = [index for index in range(count) if not style.last_file(root, index).exists()]
+    write = functools.partial(style.write_frame, root, size, seed)
     # "spawn": a fork of a process with running threads (PyTorch's, OpenCV's) may hang.
     pool = ProcessPoolExecutor(
         workers,
@@ -148,25 +156,3 @@ def _draw_frames(root: Path, count: int, size: tuple[int, int], seed: int, worke
             pass
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _write_frame(root: Path, size: tuple[int, int], seed: int, index: int) -> None:
-    frame = render_scene(seed, index, size)
-    name = f"{index:06d}"
-    with atomic_path(root / "training" / "image_2" / f"{name}.png") as temporary:
-        # OpenCV's default is its fastest; sensor noise leaves little to compress anyway.
-        cv2.imwrite(str(temporary), cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR))
-    write_calibration(root / "training" / "calib" / f"{name}.txt", frame.projection)
-    # The label comes last: it marks a frame as complete.
-    write_objects(_label_file(root, index), frame.objects)
-
-
-def _label_file(root: Path, index: int) -> Path:
-    return root / "training" / "label_2" / f"{index:06d}.txt"
-
-
-def _write_splits(root: Path, num_train: int, num_val: int) -> None:
-    names = [f"{index:06d}\n" for index in range(num_train + num_val)]
-    splits = {"train": names[num_val:], "val": names[:num_val], "trainval": names}
-    for split, members in splits.items():
-        atomic_write_text(root / "ImageSets" / f"{split}.txt", "".join(members))

@@ -9,27 +9,49 @@ from qiml.data.synthetic import statistics as st
 from qiml.data.synthetic.footprints import overlaps, view_interval, visible_shares
 from qiml.data.synthetic.layout import Ground, Item, Layout, Road
 
-# KITTI's left colour camera at 1242 x 375.
-_KITTI_SIZE = (1242, 375)
-_KITTI_FOCAL, _KITTI_CENTRE, _KITTI_SHIFT = 721.54, (609.56, 172.85), (44.86, 0.22, 0.0027)
+
+@dataclass(frozen=True)
+class ReferenceCamera:
+    """A real camera that scenes are seen by, scaled to the image.
+
+    Attributes:
+        size: width and height in pixels.
+        focal, centre: pixels.
+        shift: fourth column of the projection.
+        raised: metres that it stands higher than KITTI's.
+    """
+
+    size: tuple[int, int]
+    focal: float
+    centre: tuple[float, float]
+    shift: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    raised: float = 0.0
+
+
+# KITTI's left colour camera, and Waymo's front camera.
+KITTI_CAMERA = ReferenceCamera((1242, 375), 721.54, (609.56, 172.85), (44.86, 0.22, 0.0027))
+WAYMO_CAMERA = ReferenceCamera((1920, 1280), 2055.0, (950.0, 633.0), raised=0.46)
 _TRIES = 6
 # Objects that are hidden would not be labelled; this share of the width must stay in view.
 _LEAST_VISIBLE = 0.05
 _CLEARANCE = 0.1
 
 
-def sample_layout(rng: np.random.Generator, size: tuple[int, int]) -> Layout:
+def sample_layout(
+    rng: np.random.Generator, size: tuple[int, int], camera: ReferenceCamera = KITTI_CAMERA
+) -> Layout:
     """Draw a scene from KITTI's statistics.
 
     Args:
         rng: the scene's generator.
         size: image width and height in pixels.
+        camera: what sees it.
     """
-    projection = _sample_projection(rng, size)
+    projection = _sample_projection(rng, size, camera)
     slope = rng.normal(*st.GROUND_SLOPE)
     curvature = st.CURVATURE_PER_SLOPE * slope + rng.normal(0, st.CURVATURE_DEVIATION)
     height, cross = rng.normal(*st.CAMERA_HEIGHT), rng.normal(*st.GROUND_CROSS)
-    ground = Ground(height, slope, cross, curvature)
+    ground = Ground(height + camera.raised, slope, cross, curvature)
     road = Road(rng.uniform(-4, 1), rng.normal(0, 0.02), rng.normal(0, 2e-4), rng.uniform(4, 8.5))
     placer = _Placer(rng, size, projection, ground, road)
     placer.place_objects()
@@ -38,15 +60,17 @@ def sample_layout(rng: np.random.Generator, size: tuple[int, int]) -> Layout:
     return Layout(size, projection, ground, road, objects, placer.items[len(objects) :])
 
 
-def _sample_projection(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
-    """KITTI's camera scaled to the image, focal length and centre varied by a few per cent."""
-    across, down = size[0] / _KITTI_SIZE[0], size[1] / _KITTI_SIZE[1]
-    focal = _KITTI_FOCAL * across * rng.uniform(0.97, 1.03)
-    shift = np.array(_KITTI_SHIFT) * (across, across, 1)
+def _sample_projection(
+    rng: np.random.Generator, size: tuple[int, int], camera: ReferenceCamera
+) -> np.ndarray:
+    """The camera scaled to the image, focal length and centre varied by a few per cent."""
+    across, down = size[0] / camera.size[0], size[1] / camera.size[1]
+    focal = camera.focal * across * rng.uniform(0.97, 1.03)
+    shift = np.array(camera.shift) * (across, across, 1)
     projection = np.zeros((3, 4))
     projection[0, 0] = projection[1, 1] = focal
-    projection[0, 2] = _KITTI_CENTRE[0] * across + rng.normal(0, 0.008) * size[0]
-    projection[1, 2] = _KITTI_CENTRE[1] * down + rng.normal(0, 0.015) * size[1]
+    projection[0, 2] = camera.centre[0] * across + rng.normal(0, 0.008) * size[0]
+    projection[1, 2] = camera.centre[1] * down + rng.normal(0, 0.015) * size[1]
     projection[2, 2] = 1
     projection[:, 3] = shift
     return projection

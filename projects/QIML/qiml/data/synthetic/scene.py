@@ -9,7 +9,7 @@ import numpy as np
 from qiml.data.kitti_format import KITTIObjects
 from qiml.data.synthetic.layout import Item
 from qiml.data.synthetic.looks import sample_light
-from qiml.data.synthetic.placement import sample_layout
+from qiml.data.synthetic.placement import KITTI_CAMERA, ReferenceCamera, sample_layout
 from qiml.data.synthetic.projection import NEAR, clip_near, project
 from qiml.data.synthetic.render import draw_bodies
 from qiml.data.synthetic.surface import paint_surface
@@ -35,15 +35,21 @@ class SyntheticFrame:
     projection: np.ndarray
 
 
-def render_scene(seed: int, index: int, size: tuple[int, int] = (416, 128)) -> SyntheticFrame:
+def render_scene(
+    seed: int,
+    index: int,
+    size: tuple[int, int] = (416, 128),
+    camera: ReferenceCamera = KITTI_CAMERA,
+) -> SyntheticFrame:
     """Draw frame `index` of the dataset `seed`, a pure function of its arguments.
 
     Args:
         seed, index: not negative.
         size: image width and height in pixels.
+        camera: what sees it.
     """
     rng = np.random.default_rng((seed, index))
-    layout = sample_layout(rng, size)
+    layout = sample_layout(rng, size, camera)
     light = sample_light(rng)
     surface = paint_surface(layout, light, rng)
     image, visible = draw_bodies(surface, layout, light, rng)

@@ -1,0 +1,229 @@
+"""Waymo's v2 release: parquet files, a folder a component, a file a segment; local, s3:// or gs://.
+
+Component and column names are those of `waymo_open_dataset/v2/perception`.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from qiml.data.waymo_format import (
+    CAMERAS,
+    WaymoCamera,
+    WaymoFrame,
+    WaymoObject,
+    keep_cameras,
+    keep_usable,
+)
+from qiml.data.waymo_records import corners
+from qiml.errors import DatasetError
+
+IMAGES = "camera_image"
+_IMAGE_COLUMN = "[CameraImageComponent].image"
+_SEGMENT, _TIME = "key.segment_context_name", "key.frame_timestamp_micros"
+_CAMERA, _OBJECT = "key.camera_name", "key.laser_object_id"
+_INTRINSIC = ("f_u", "f_v", "c_u", "c_v", "k1", "k2", "p1", "p2", "k3")
+_BOX = ("center.x", "center.y", "center.z", "size.x", "size.y", "size.z", "heading")
+_BOX2D = ("center.x", "center.y", "size.x", "size.y")
+
+
+def open_filesystem(location: str | Path) -> tuple[fs.FileSystem, str]:
+    """The file system of a path or of an s3:// or gs:// address, and the path in it.
+
+    Raises:
+        DatasetError: the address does not open.
+    """
+    text = str(location)
+    try:
+        if "://" in text:
+            return fs.FileSystem.from_uri(text)
+        return fs.LocalFileSystem(), str(Path(text).absolute())
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DatasetError(
+            text,
+            found=str(error),
+            expected="a folder, s3://… or gs://…",
+            mend="correct the address",
+        ) from error
+
+
+def read_v2(
+    image_file: str, cameras: Sequence[str], every: int, counts: Counter
+) -> Iterator[tuple[WaymoFrame, dict[str, bytes]]]:
+    """The frames of a segment, by time, without their images: `images` point into the parquet file.
+
+    Args:
+        image_file: …/camera_image/SEGMENT.parquet; the other components lie beside `camera_image`.
+        cameras, every, counts: as for :func:`qiml.data.waymo_records.read_v1`.
+
+    Raises:
+        DatasetError: a component or column is missing.
+    """
+    calibrations = _read_calibrations(image_file)
+    objects = _read_objects(image_file)
+    rows: dict[tuple[str, int], dict[str, str]] = defaultdict(dict)
+    for row, item in enumerate(_read(image_file, IMAGES, [_SEGMENT, _TIME, _CAMERA])):
+        name = _camera_name(item[_CAMERA])
+        rows[item[_SEGMENT], item[_TIME]][name] = f"{image_file}#{row}"
+    for key in sorted(rows)[::every]:
+        kept = keep_cameras(calibrations, rows[key], cameras, counts)
+        if not kept:
+            counts["skipped: frames without any wanted image"] += 1
+            continue
+        counts["frames"] += 1
+        if not objects.get(key):
+            counts["frames without labels"] += 1
+        yield (
+            WaymoFrame(
+                *key,
+                cameras={name: calibrations[name] for name in kept},
+                images={name: rows[key][name] for name in kept},
+                objects=keep_usable(objects.get(key, ()), kept, counts),
+            ),
+            {},
+        )
+
+
+def _read(image_file: str, component: str, columns: Sequence[str] | None = None) -> list[dict]:
+    """The rows of a component of the segment."""
+    path = _component_file(image_file, component)
+    system, inner = open_filesystem(path)
+    try:
+        table = pq.read_table(inner, filesystem=system, columns=columns)
+    except FileNotFoundError as error:
+        raise _missing(path, "no such file", "this segment in every component") from error
+    except (pa.ArrowException, OSError) as error:
+        raise _missing(path, f"a file that does not read ({error})", "a parquet file") from error
+    for name in columns or ():
+        if name not in table.column_names:
+            raise _missing(path, f"no column {name}", "the columns of release 2.0")
+    return table.to_pylist()
+
+
+def _exists(image_file: str, component: str) -> bool:
+    system, inner = open_filesystem(_component_file(image_file, component))
+    return system.get_file_info(inner).type == fs.FileType.File
+
+
+def _component_file(image_file: str, component: str) -> str:
+    return f"/{component}/".join(image_file.rsplit(f"/{IMAGES}/", 1))
+
+
+def _missing(path: str, found: str, expected: str) -> DatasetError:
+    return DatasetError(
+        path, found=found, expected=expected, mend="download the component's folder again"
+    )
+
+
+def _numbers(row: dict, component: str, names: Sequence[str]) -> tuple[float, ...]:
+    try:
+        return tuple(row[f"[{component}].{name}"] for name in names)
+    except KeyError as error:
+        raise _missing(component, f"no column {error}", "the columns of release 2.0") from error
+
+
+def _camera_name(number: int) -> str:
+    return CAMERAS[number - 1] if 1 <= number <= len(CAMERAS) else f"camera {number}"
+
+
+def _read_calibrations(image_file: str) -> dict[str, WaymoCamera]:
+    component = "CameraCalibrationComponent"
+    found = {}
+    for row in _read(image_file, "camera_calibration"):
+        width, height, extrinsic = _numbers(
+            row, component, ("width", "height", "extrinsic.transform")
+        )
+        intrinsic = _numbers(row, component, [f"intrinsic.{name}" for name in _INTRINSIC])
+        name = _camera_name(row[_CAMERA])
+        found[name] = WaymoCamera(width, height, intrinsic, tuple(extrinsic))
+    return found
+
+
+def _read_objects(image_file: str) -> dict[tuple[str, int], list[WaymoObject]]:
+    """Objects by segment and time; none where the release has no labels (its test split)."""
+    if not _exists(image_file, "lidar_box"):
+        return {}
+    synced = {}
+    if _exists(image_file, "lidar_camera_synced_box"):
+        component = "LiDARCameraSyncedBoxComponent"
+        for row in _read(image_file, "lidar_camera_synced_box"):
+            (camera,) = _numbers(row, component, ["most_visible_camera_name"])
+            box = _numbers(row, component, [f"camera_synced_box.{name}" for name in _BOX])
+            synced[_object_key(row)] = _camera_name(camera), box
+    boxes2d: dict[tuple, dict[str, tuple[float, ...]]] = defaultdict(dict)
+    for row in _read(image_file, "projected_lidar_box"):
+        values = _numbers(row, "ProjectedLiDARBoxComponent", [f"box.{name}" for name in _BOX2D])
+        boxes2d[_object_key(row)][_camera_name(row[_CAMERA])] = corners(*values)
+    objects = defaultdict(list)
+    for row in _read(image_file, "lidar_box"):
+        key = _object_key(row)
+        camera, synced_box = synced.get(key, ("", None))
+        kind, points, top_points = _numbers(
+            row,
+            "LiDARBoxComponent",
+            ("type", "num_lidar_points_in_box", "num_top_lidar_points_in_box"),
+        )
+        objects[key[:2]].append(
+            WaymoObject(
+                id=key[2],
+                type=kind,
+                box=_numbers(row, "LiDARBoxComponent", [f"box.{name}" for name in _BOX]),
+                synced_box=synced_box,
+                points=points or 0,
+                top_points=top_points or 0,
+                level=row.get("[LiDARBoxComponent].difficulty_level.detection") or 0,
+                visible_camera=camera,
+                boxes2d=dict(boxes2d.get(key, {})),
+            )
+        )
+    return objects
+
+
+def _object_key(row: dict) -> tuple[str, int, str]:
+    return row[_SEGMENT], row[_TIME], row[_OBJECT]
+
+
+def list_segments(folder: str) -> list[str]:
+    """Addresses of the files in FOLDER/camera_image, sorted; none when there is no such folder."""
+    system, inner = open_filesystem(folder)
+    selector = fs.FileSelector(str(PurePosixPath(inner) / IMAGES), allow_not_found=True)
+    names = [info.base_name for info in system.get_file_info(selector)]
+    base = folder.rstrip("/") if "://" in folder else inner
+    return [f"{base}/{IMAGES}/{name}" for name in sorted(names) if name.endswith(".parquet")]
+
+
+def read_image_bytes(reference: str) -> bytes:
+    """The JPEG file in one row of a parquet file.
+
+    Args:
+        reference: FILE#ROW, as in `WaymoFrame.images`.
+
+    Raises:
+        DatasetError: no such file or row.
+    """
+    address, _, number = reference.rpartition("#")
+    try:
+        file, row = _open_parquet(address), int(number)
+        for group in range(file.num_row_groups):
+            size = file.metadata.row_group(group).num_rows
+            if row < size:
+                # A row at a time: a row group may hold all images of a segment.
+                batches = file.iter_batches(1, row_groups=[group], columns=[_IMAGE_COLUMN])
+                for position, batch in enumerate(batches):
+                    if position == row:
+                        return batch.column(0)[0].as_py()
+            row -= size
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise _missing(reference, f"an image that does not read ({error})", "a row") from error
+    raise _missing(reference, "no such row", "a row of the camera_image component")
+
+
+@lru_cache(maxsize=8)
+def _open_parquet(address: str) -> pq.ParquetFile:
+    system, inner = open_filesystem(address)
+    return pq.ParquetFile(inner, filesystem=system)
