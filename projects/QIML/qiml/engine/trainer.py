@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import torch
 from detectron2.data import DatasetCatalog
-from detectron2.engine import DefaultTrainer, SimpleTrainer, TrainerBase
+from detectron2.engine import DefaultTrainer, HookBase, SimpleTrainer, TrainerBase
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling import build_model
 from detectron2.utils import comm
@@ -20,7 +20,8 @@ from qiml.data.catalog import register_datasets
 from qiml.data.loader import build_test_loader, build_train_loader
 from qiml.engine.checkpoint import DetectorCheckpointer
 from qiml.engine.solver import build_lr_scheduler, build_optimizer
-from qiml.errors import QIMLError
+from qiml.engine.task_learning import TaskLearning
+from qiml.errors import ConfigError, QIMLError
 from qiml.evaluation.kitti import KITTI_DIFFICULTIES, VISIBLE
 from qiml.evaluation.kitti_evaluator import KITTIEvaluator
 
@@ -42,6 +43,9 @@ class TrainStep(SimpleTrainer):
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, scale_gradients: bool):
         super().__init__(model, data_loader=(), optimizer=optimizer)
         self.scaler = torch.amp.GradScaler(enabled=scale_gradients)
+        # By name of the loss, 1 for those not named, and the latest losses, unweighted: see TaskLearning.
+        self.loss_weights: dict[str, float] = {}
+        self.losses: dict[str, torch.Tensor] = {}
 
     def start(self, data_loader: Iterable) -> None:
         """Begin to read: after a resume, which decides where the data starts."""
@@ -54,7 +58,9 @@ class TrainStep(SimpleTrainer):
         data_time = time.perf_counter() - start
         losses = self.model(batch)
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(sum(losses.values())).backward()
+        total = sum(self.loss_weights.get(name, 1.0) * loss for name, loss in losses.items())
+        self.scaler.scale(total).backward()
+        self.losses = {name: loss.detach() for name, loss in losses.items()}
         # Raises on NaN or infinity, before the weights take them up.
         self._write_metrics(losses, data_time)
         self.scaler.step(self.optimizer)
@@ -86,6 +92,27 @@ class Trainer(DefaultTrainer):
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
         self.cfg = cfg
         self.register_hooks(self.build_hooks())
+
+    def build_hooks(self) -> list[HookBase]:
+        hooks, cfg = super().build_hooks(), self.cfg
+        if not cfg.SOLVER.TASK_LEARNING.ENABLED:
+            return hooks
+        head = self.checkpointer.model.box3d_head
+        if not hasattr(head, "task_graph"):
+            raise ConfigError(
+                "SOLVER.TASK_LEARNING.ENABLED",
+                found=f"True with MODEL.BOX3D_HEAD.NAME {cfg.MODEL.BOX3D_HEAD.NAME}",
+                expected="a head that says which loss builds on which (`task_graph`), such as GUPNetHead",
+                mend="set it to False",
+            )
+        learning = TaskLearning(
+            self._trainer,
+            head.task_graph,
+            batch_size=cfg.SOLVER.IMS_PER_BATCH,
+            period=cfg.SOLVER.TASK_LEARNING.PERIOD,
+            window=cfg.SOLVER.TASK_LEARNING.WINDOW,
+        )
+        return [learning, *hooks]  # before the checkpointer, which saves its state
 
     def train(self):
         """Train from the start or resumed iteration to SOLVER.MAX_ITER; returns the last results, if any."""
