@@ -86,6 +86,9 @@ def synthetic_batch(
             gt_depth=depth,
             gt_alpha=torch.zeros(objects),
             gt_has_3d=torch.ones(objects, dtype=torch.bool),
+            gt_apparent_depth=depth,
+            gt_cameras=torch.zeros(objects, 3, 4),
+            gt_affines=torch.zeros(objects, 2, 3),
         )
         image = torch.randint(0, 255, (3, height, width), dtype=torch.uint8, generator=generator)
         batch.append({"image": image.to(device), "instances": instances.to(device)})

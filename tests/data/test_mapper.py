@@ -151,6 +151,20 @@ def test_virtual_depth_is_what_the_uncropped_camera_would_see(frame, flip):
         )
 
 
+def test_metric_depth_stays_and_says_what_the_crop_shows(frame):
+    """With what undoes the crop: the input's camera and affine, once an object."""
+    result = sample(frame, crop=1, crop_depth="metric")
+    objects, virtual = result["instances"], sample(frame, crop=1, crop_depth="virtual")["instances"]
+    assert objects.gt_has_3d.all()
+    assert torch.equal(objects.gt_depth, objects.gt_boxes3d.depth)
+    assert torch.equal(objects.gt_apparent_depth, virtual.gt_depth)
+    assert torch.equal(objects.gt_apparent_depth, virtual.gt_apparent_depth)
+    assert torch.equal(objects.gt_cameras, result["camera"].expand(3, 3, 4))
+    assert torch.equal(objects.gt_affines, result["affine"].expand(3, 2, 3))
+    whole = sample(frame, crop_depth="metric")["instances"]
+    assert torch.equal(whole.gt_apparent_depth, whole.gt_depth)
+
+
 def test_a_batch_may_mix_cropped_and_whole_images(frame):
     has_3d = [sample(frame, seed, crop=0.5)["instances"].gt_has_3d for seed in range(20)]
     assert {flags.all().item() for flags in has_3d} == {True, False}

@@ -5,7 +5,8 @@ import torch
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from qiml.engine.trainer import Trainer, TrainStep
+from qiml.engine.train_step import TrainStep
+from qiml.engine.trainer import Trainer
 
 
 class Killed(BaseException):

@@ -46,7 +46,7 @@ class MonocularMapper:
         input_size: (width, height) of the network's input.
         augmentation: flip, crop, crop_scale and crop_shift of :func:`random_warp`; None in evaluation.
         photometric: probability of photometric jitter.
-        crop_depth: "ignore" or "virtual": what a crop does to 3D supervision.
+        crop_depth: "ignore", "virtual" or "metric": what a crop does to 3D supervision.
         min_height, max_truncation, max_occlusion, min_depth, max_depth: which objects train.
         category_ids: categories that train.
     """
@@ -173,18 +173,21 @@ class MonocularMapper:
         affine = torch.from_numpy(warp.affine)
         centres, depth = camera.warp(affine).project(boxes3d.centres)
         corners = boxes.reshape(-1, 2, 2) @ affine[:, :2].T + affine[:, 2]
-        has_3d = not warp.cropped or self.crop_depth == "virtual"
+        apparent_depth = depth / warp.magnification
+        has_3d = not warp.cropped or self.crop_depth != "ignore"
         return Instances(
             (self.input_size[1], self.input_size[0]),
             gt_boxes=Boxes(corners.reshape(-1, 4).float()),
             gt_classes=torch.tensor([a["category_id"] for a in objects], dtype=torch.int64),
             gt_boxes3d=boxes3d.to(torch.float32),
             gt_projected_centres=centres.float(),
-            gt_depth=(
-                depth / warp.magnification if self.crop_depth == "virtual" else depth
-            ).float(),
+            gt_depth=(apparent_depth if self.crop_depth == "virtual" else depth).float(),
+            gt_apparent_depth=apparent_depth.float(),
             gt_alpha=alpha.float(),
             gt_has_3d=torch.full((len(objects),), has_3d),
+            # The input's camera and affine, once an object: for heads that need more than the labels.
+            gt_cameras=camera.warp(affine).projection.float().expand(len(objects), 3, 4),
+            gt_affines=affine.float().expand(len(objects), 2, 3),
         )
 
 

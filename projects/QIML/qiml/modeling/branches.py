@@ -1,6 +1,7 @@
 """Convolutional branches shared by the heads."""
 
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 
 def conv_branch(in_channels: int, hidden_channels: int, out_channels: int) -> nn.Sequential:
@@ -23,3 +24,33 @@ def heatmap_branch(in_channels: int, hidden_channels: int, num_classes: int) -> 
         conv.reset_parameters()
     nn.init.constant_(branch[2].bias, -2.19)
     return branch
+
+
+def roi_branch(in_channels: int, hidden_channels: int, out_channels: int) -> nn.Sequential:
+    """`Conv3×3 – BN – ReLU – mean – Conv1×1` from regions (M, C, S, S) to (M, K), the branch of GUPNet."""
+    branch = nn.Sequential(
+        nn.Conv2d(in_channels, hidden_channels, 3, padding=1),
+        RegionBatchNorm2d(hidden_channels),
+        nn.ReLU(inplace=True),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Conv2d(hidden_channels, out_channels, 1),
+        nn.Flatten(),
+    )
+    for conv in (branch[0], branch[4]):
+        nn.init.xavier_uniform_(conv.weight)
+        nn.init.zeros_(conv.bias)
+    return branch
+
+
+class RegionBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm over regions that leaves its statistics alone where a batch has none.
+
+    Their mean over nothing would be NaN, and stay so in the running statistics.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        if len(input):
+            return super().forward(input)
+        return F.batch_norm(
+            input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+        )

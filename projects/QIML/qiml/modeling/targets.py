@@ -6,6 +6,9 @@ import torch
 from detectron2.structures import Instances
 from torch import Tensor
 
+from qiml.structures.boxes3d import Boxes3D
+from qiml.structures.camera import Camera
+
 
 @dataclass(frozen=True)
 class ObjectTargets:
@@ -18,9 +21,14 @@ class ObjectTargets:
         projected_centres: (M, 2) projected 3D centre.
         boxes2d: (M, 4) XYXY.
         depth: (M,) metres.
+        apparent_depth: (M,) metres, as the input shows it: the depth at which the uncropped camera would see
+            the object as large. Equal to `depth` but for crops that keep metric depth.
         dimensions: (M, 3) h, w, l in metres.
+        yaw: (M,) rotation about +y.
         alpha: (M,) observation angle.
         has_3d: (M,) bool; False: only the heat map, 2D box and heading are supervised.
+        cameras: (M, 3, 4), of each object's input image.
+        affines: (M, 2, 3) original pixels → input pixels of each object's image.
         num_images: batch size B.
         map_size: (H, W) of the map.
     """
@@ -31,9 +39,13 @@ class ObjectTargets:
     projected_centres: Tensor
     boxes2d: Tensor
     depth: Tensor
+    apparent_depth: Tensor
     dimensions: Tensor
+    yaw: Tensor
     alpha: Tensor
     has_3d: Tensor
+    cameras: Camera
+    affines: Tensor
     num_images: int
     map_size: tuple[int, int]
 
@@ -48,7 +60,8 @@ def flatten_objects(
 
     Args:
         instances: per image, on the model's device, in pixels of the network's input: gt_boxes, gt_classes,
-            gt_projected_centres (M, 2), gt_depth (M,), gt_boxes3d, gt_alpha (M,), gt_has_3d (M,).
+            gt_projected_centres (M, 2), gt_depth (M,), gt_apparent_depth (M,), gt_boxes3d, gt_alpha (M,),
+            gt_has_3d (M,), gt_cameras (M, 3, 4), gt_affines (M, 2, 3).
         stride: input pixels per cell.
         map_size: (H, W) in cells.
     """
@@ -64,6 +77,7 @@ def flatten_objects(
     def column(name: str) -> Tensor:
         return torch.cat([i.get(name) for i in instances])[kept]
 
+    boxes3d = Boxes3D.cat([i.gt_boxes3d for i in instances])[kept]
     return ObjectTargets(
         image_index=image_index[kept],
         classes=column("gt_classes"),
@@ -71,9 +85,13 @@ def flatten_objects(
         projected_centres=centres[kept],
         boxes2d=torch.cat([i.gt_boxes.tensor for i in instances])[kept] / stride,
         depth=column("gt_depth"),
-        dimensions=torch.cat([i.gt_boxes3d.dimensions for i in instances])[kept],
+        apparent_depth=column("gt_apparent_depth"),
+        dimensions=boxes3d.dimensions,
+        yaw=boxes3d.yaw,
         alpha=column("gt_alpha"),
         has_3d=column("gt_has_3d"),
+        cameras=Camera(column("gt_cameras")),
+        affines=column("gt_affines"),
         num_images=len(instances),
         map_size=map_size,
     )

@@ -12,7 +12,13 @@ Heads that turn the neck's feature map into 3D boxes, built as ``Head(cfg, input
 
 - ``forward(features (B, C, H, W)) -> predictions``, a dataclass of its own,
 - ``losses(predictions, targets: ObjectTargets) -> dict[str, Tensor]``,
-- ``inference(predictions, cameras, affines, image_sizes) -> list[Instances]``.
+- ``inference(predictions, cameras, affines, image_sizes) -> list[Instances]``,
+
+and, where it has one,
+
+- ``roi_descriptors(predictions, targets: ObjectTargets) -> (M, C)``: the features its second stage pools in
+  each object's 2D box, averaged, for MODEL.QUASI_ISOMETRIC.DESCRIPTOR "roi",
+- ``task_graph``: {name of a loss: names of those it builds on}, for SOLVER.TASK_LEARNING.
 """
 
 
