@@ -1,5 +1,6 @@
 """Golden values of official detectors: their weights by rule, their numbers from files."""
 
+import contextlib
 import json
 import zlib
 from dataclasses import dataclass
@@ -8,6 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from detectron2.modeling import build_model
+
+import qiml.modeling  # noqa: F401  registers the model
+from qiml.config import load_config
 
 GOLDEN_MODELS = Path(__file__).parents[1] / "golden" / "models"
 
@@ -64,6 +69,34 @@ def golden_model():
         return GoldenModel(state, torch.tensor(images), arrays)
 
     return load
+
+
+@pytest.fixture(scope="session")
+def official_detector():
+    """Function (converted weights, KEY, VALUE, …) -> the detector of that config with them, in eval mode."""
+
+    def make(state: dict[str, torch.Tensor], *overrides: object) -> torch.nn.Module:
+        always = ("MODEL.DEVICE", "cpu", "MODEL.BACKBONE.PRETRAINED", False)
+        model = build_model(load_config("", [str(x) for x in (*always, *overrides)]))
+        model.load_state_dict(state, strict=True)
+        return model.eval()
+
+    return make
+
+
+@contextlib.contextmanager
+def _train_mode(model: torch.nn.Module):
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    try:
+        yield model.train()
+    finally:
+        model.eval().load_state_dict(state)
+
+
+@pytest.fixture(scope="session")
+def train_mode():
+    """Context in which a model trains; its weights and statistics come back."""
+    return _train_mode
 
 
 def relative_error(value: torch.Tensor, expected: np.ndarray) -> float:

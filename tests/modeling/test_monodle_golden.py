@@ -6,11 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from detectron2.config import get_cfg
-from detectron2.modeling import build_model
 
-import qiml.modeling  # noqa: F401  registers the model
-from qiml.config import add_qiml_config
 from qiml.losses.focal import heatmap_focal_loss
 from qiml.losses.heading import BIN_SIZE
 from qiml.modeling.box3d.monodle import REGRESSION_CHANNELS, MonoDLEPredictions
@@ -25,17 +21,10 @@ def golden(golden_model):
 
 
 @pytest.fixture(scope="module")
-def model(golden):
-    cfg = get_cfg()
-    add_qiml_config(cfg)
-    cfg.MODEL.DEVICE = "cpu"
-    cfg.MODEL.BACKBONE.PRETRAINED = False
-    cfg.MODEL.OBJECT_DEPTH.ENABLED = True
-    cfg.MODEL.QUASI_ISOMETRIC.ENABLED = True
-    cfg.MODEL.QUASI_ISOMETRIC.FORM = "official"
-    model = build_model(cfg)
-    model.load_state_dict(convert_monodle(golden.state), strict=True)
-    return model.eval()
+def model(golden, official_detector):
+    both = ("MODEL.OBJECT_DEPTH.ENABLED", True, "MODEL.QUASI_ISOMETRIC.ENABLED", True)
+    form = ("MODEL.QUASI_ISOMETRIC.FORM", "official")
+    return official_detector(convert_monodle(golden.state), *both, *form)
 
 
 @pytest.fixture(scope="module")
@@ -141,16 +130,12 @@ def test_loss_term(model, features, golden, targets, official, ours):
     assert value == pytest.approx(float(golden.arrays[f"loss/{official}"]), rel=1e-4)
 
 
-def test_loss_terms_in_train_mode(model, golden, targets):
-    state = {key: value.clone() for key, value in model.state_dict().items()}
-    model.train()
-    try:
+def test_loss_terms_in_train_mode(model, golden, targets, train_mode):
+    with train_mode(model):
         terms = losses(model, model.neck(model.backbone(golden.images)), golden, targets)
         for official, ours in OFFICIAL_TERMS.items():
             expected = float(golden.arrays[f"train_loss/{official}"])
             assert terms[ours].item() == pytest.approx(expected, rel=1e-3), official
-    finally:
-        model.eval().load_state_dict(state)
 
 
 def test_gradients(model, golden, targets):

@@ -27,8 +27,11 @@ def add_qiml_config(cfg: CN) -> None:
 
 
 def _add_input(cfg: CN) -> None:
-    # Width and height of the network's input; images are warped to it, keeping their aspect ratio.
+    # Width and height of the network's input.
     cfg.INPUT.SIZE = (1280, 384)
+    # "fit": images are scaled so that their width fills the input, keeping their aspect ratio; "pad": they
+    # keep their pixels, in the input's upper left corner, the rest filled with MODEL.PIXEL_MEAN.
+    cfg.INPUT.RESIZE = "fit"
 
     cfg.INPUT.AUGMENTATION = CN()
     # Probability of mirroring image, boxes and camera.
@@ -42,8 +45,15 @@ def _add_input(cfg: CN) -> None:
     # only (the official code); "virtual": depth is divided by the magnification, as if the object
     # were seen by the uncropped camera.
     cfg.INPUT.AUGMENTATION.CROP_DEPTH = "ignore"
-    # Probability of random brightness, contrast and saturation.
+    # Probability of a random shift, and its largest size to either side in whole pixels; what leaves the
+    # image is cut off, 2D boxes with it.
+    cfg.INPUT.AUGMENTATION.SHIFT = 0.0
+    cfg.INPUT.AUGMENTATION.SHIFT_PIXELS = 32
+    # Probability of random colours.
     cfg.INPUT.AUGMENTATION.PHOTOMETRIC = 0.0
+    # "jitter": brightness, contrast and saturation together; "distortion": SSD's, as MonoCon, each of these
+    # and of hue and a permutation of the channels half of the time.
+    cfg.INPUT.AUGMENTATION.PHOTOMETRIC_FORM = "jitter"
 
     # Which labelled objects train: 2D height in pixels of the original image (y2 − y1 + 1, as the official
     # code counts), KITTI's truncation and occlusion, depth in metres.
@@ -86,7 +96,7 @@ def _add_model(cfg: CN) -> None:
     cfg.MODEL.BOX3D_HEAD.HIDDEN_CHANNELS = 256
     # Heat-map peaks decoded per image.
     cfg.MODEL.BOX3D_HEAD.TOP_K = 50
-    # Least heat-map score of a detection.
+    # Least score of a detection: MonoDLE's of the heat map alone, MonoCon's times the depth confidence.
     cfg.MODEL.BOX3D_HEAD.SCORE_THRESHOLD = 0.2
 
     # The auxiliary object-wise depth-map head; gone at inference.
@@ -125,10 +135,21 @@ def _add_solver(cfg: CN) -> None:
     cfg.SOLVER.WEIGHT_DECAY = 1e-5
     cfg.SOLVER.WEIGHT_DECAY_BIAS = 0.0
     cfg.SOLVER.IMS_PER_BATCH = 16
+    # Weight decay of normalisation layers, whatever the parameter; None: as of other weights and biases.
+    cfg.SOLVER.WEIGHT_DECAY_NORM = None
+    # Gradients are clipped, if SOLVER.CLIP_GRADIENTS.ENABLED, by Detectron2's CLIP_TYPE "value" or "norm" (of
+    # each parameter), or "full_model" (norm of all of them together).
     # Learning rate the warm-up starts from; it rises along half a cosine for SOLVER.WARMUP_ITERS
     # iterations. Then SOLVER.LR_SCHEDULER_NAME decides: "WarmupMultiStepLR" (SOLVER.STEPS,
-    # SOLVER.GAMMA) or "WarmupCosineLR" (down to 0).
+    # SOLVER.GAMMA), "WarmupCosineLR" (down to 0) or "CyclicLR" (SOLVER.CYCLIC, without warm-up).
     cfg.SOLVER.WARMUP_START_LR = 1e-5
+    # "CyclicLR" along half cosines: over the first RISE of the run the learning rate rises from BASE_LR to
+    # PEAK times it and β₁ falls to MOMENTUM; then the rate falls to FINAL times BASE_LR and β₁ comes back.
+    cfg.SOLVER.CYCLIC = CN()
+    cfg.SOLVER.CYCLIC.RISE = 0.4
+    cfg.SOLVER.CYCLIC.PEAK = 10.0
+    cfg.SOLVER.CYCLIC.FINAL = 1e-4
+    cfg.SOLVER.CYCLIC.MOMENTUM = 0.85
     # Mixed precision: "bfloat16" (CPU and GPU) or "float16" (GPU only).
     cfg.SOLVER.AMP.DTYPE = "bfloat16"
 
@@ -222,6 +243,22 @@ def _check_values(cfg: CN) -> None:
     choices += [("MODEL.QUASI_ISOMETRIC.DEPTH_SPACE", qi.DEPTH_SPACE, ("metric", "log"))]
     choices += [
         ("INPUT.AUGMENTATION.CROP_DEPTH", cfg.INPUT.AUGMENTATION.CROP_DEPTH, ("ignore", "virtual"))
+    ]
+    augmentation = cfg.INPUT.AUGMENTATION
+    choices += [("INPUT.RESIZE", cfg.INPUT.RESIZE, ("fit", "pad"))]
+    choices += [
+        (
+            "INPUT.AUGMENTATION.PHOTOMETRIC_FORM",
+            augmentation.PHOTOMETRIC_FORM,
+            ("jitter", "distortion"),
+        )
+    ]
+    choices += [
+        (
+            "SOLVER.CLIP_GRADIENTS.CLIP_TYPE",
+            cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE,
+            ("value", "norm", "full_model"),
+        )
     ]
     choices += [("MODEL.NECK.UPSAMPLE", cfg.MODEL.NECK.UPSAMPLE, ("learned", "nearest"))]
     choices += [("SOLVER.AMP.DTYPE", cfg.SOLVER.AMP.DTYPE, ("bfloat16", "float16"))]

@@ -3,7 +3,7 @@
 import logging
 import time
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import torch
@@ -19,7 +19,7 @@ import qiml.modeling  # noqa: F401  registers the detector
 from qiml.data.catalog import register_datasets
 from qiml.data.loader import build_test_loader, build_train_loader
 from qiml.engine.checkpoint import DetectorCheckpointer
-from qiml.engine.solver import build_lr_scheduler, build_optimizer
+from qiml.engine.solver import build_gradient_clipper, build_lr_scheduler, build_optimizer
 from qiml.errors import QIMLError
 from qiml.evaluation.kitti import KITTI_DIFFICULTIES, VISIBLE
 from qiml.evaluation.kitti_evaluator import KITTIEvaluator
@@ -39,9 +39,16 @@ logging.getLogger("detectron2.engine.train_loop").addFilter(_is_programming_erro
 class TrainStep(SimpleTrainer):
     """One optimisation step; float16 gradients are scaled, bfloat16 and float32 ones need no scaling."""
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, scale_gradients: bool):
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        scale_gradients: bool,
+        clip_gradients: Callable[[Iterable[nn.Parameter]], object] | None = None,
+    ):
         super().__init__(model, data_loader=(), optimizer=optimizer)
         self.scaler = torch.amp.GradScaler(enabled=scale_gradients)
+        self.clip_gradients = clip_gradients
 
     def start(self, data_loader: Iterable) -> None:
         """Begin to read: after a resume, which decides where the data starts."""
@@ -57,6 +64,9 @@ class TrainStep(SimpleTrainer):
         self.scaler.scale(sum(losses.values())).backward()
         # Raises on NaN or infinity, before the weights take them up.
         self._write_metrics(losses, data_time)
+        if self.clip_gradients is not None:
+            self.scaler.unscale_(self.optimizer)
+            self.clip_gradients(self.model.parameters())
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
@@ -80,7 +90,9 @@ class Trainer(DefaultTrainer):
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         scale_gradients = cfg.SOLVER.AMP.ENABLED and cfg.SOLVER.AMP.DTYPE == "float16"
-        self._trainer = TrainStep(_distribute(model), optimizer, scale_gradients)
+        self._trainer = TrainStep(
+            _distribute(model), optimizer, scale_gradients, build_gradient_clipper(cfg)
+        )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = DetectorCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER

@@ -1,5 +1,7 @@
 """Registry of 3D box heads."""
 
+import copy
+
 from detectron2.layers import ShapeSpec
 from detectron2.utils.registry import Registry
 from torch import nn
@@ -13,6 +15,8 @@ Heads that turn the neck's feature map into 3D boxes, built as ``Head(cfg, input
 - ``forward(features (B, C, H, W)) -> predictions``, a dataclass of its own,
 - ``losses(predictions, targets: ObjectTargets) -> dict[str, Tensor]``,
 - ``inference(predictions, cameras, affines, image_sizes) -> list[Instances]``.
+
+What only training needs, a head keeps in a submodule named ``auxiliary``: see :func:`head_for_inference`.
 """
 
 
@@ -27,3 +31,12 @@ def build_box3d_head(cfg, input_shape: ShapeSpec) -> nn.Module:
             mend="use a registered head, or import the module that registers yours",
         )
     return BOX3D_HEAD_REGISTRY.get(name)(cfg, input_shape)
+
+
+def head_for_inference(head: nn.Module) -> nn.Module:
+    """`head` without its ``auxiliary`` part, sharing all the rest; `head` itself where it has none."""
+    if getattr(head, "auxiliary", None) is None:
+        return head
+    slim = copy.copy(head)
+    slim._modules = {**head._modules, "auxiliary": None}
+    return slim

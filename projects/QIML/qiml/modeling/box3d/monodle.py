@@ -30,11 +30,16 @@ from qiml.losses.heading import NUM_BINS, decode_heading
 from qiml.losses.reduction import global_mean
 from qiml.modeling.box3d.build import BOX3D_HEAD_REGISTRY
 from qiml.modeling.branches import conv_branch, heatmap_branch
-from qiml.modeling.decode import find_peaks, inverse_sigmoid_depth
+from qiml.modeling.decode import (
+    boxes_of_the_original,
+    detections_by_image,
+    find_peaks,
+    inverse_sigmoid_depth,
+)
 from qiml.modeling.sampling import apply_at_windows, gather_windows
 from qiml.modeling.targets import ObjectTargets, render_heatmap
 from qiml.structures.boxes3d import Boxes3D, alpha_to_rotation_y
-from qiml.structures.camera import Camera, invert_affine
+from qiml.structures.camera import Camera
 
 REGRESSION_CHANNELS = {
     "offset_2d": 2,
@@ -179,25 +184,20 @@ class MonoDLEHead(nn.Module):
         yaw = alpha_to_rotation_y(alpha, camera.ray_angle(centres[:, :1]).squeeze(1))
         boxes3d = torch.cat([position, at_peaks["size_3d"], yaw[:, None]], dim=1)
 
-        middle = (peaks.cells + at_peaks["offset_2d"]) * self.stride
-        half = at_peaks["size_2d"] * self.stride / 2
-        to_original = invert_affine(affines.to(centres))[peaks.image_index]
-        corners = torch.stack([middle - half, middle + half], dim=1)
-        corners = corners @ to_original[:, :, :2].mT + to_original[:, None, :, 2]
-
-        scores = peaks.scores * torch.exp(-log_sigma)
-        detections = []
-        for index, image_size in enumerate(image_sizes):
-            own = (peaks.image_index == index) & (peaks.scores >= self.score_threshold)
-            detections.append(
-                Instances(
-                    image_size,
-                    pred_boxes=Boxes(corners[own].flatten(1)),
-                    scores=scores[own],
-                    pred_classes=peaks.classes[own],
-                    pred_boxes3d=Boxes3D(boxes3d[own]),
-                    pred_depth_sigma=log_sigma[own].exp(),
-                    pred_alpha=alpha[own],
-                )
-            )
-        return detections
+        boxes2d = boxes_of_the_original(
+            (peaks.cells + at_peaks["offset_2d"]) * self.stride,
+            at_peaks["size_2d"] * self.stride,
+            peaks.image_index,
+            affines,
+        )
+        return detections_by_image(
+            peaks.image_index,
+            peaks.scores >= self.score_threshold,
+            image_sizes,
+            pred_boxes=Boxes(boxes2d),
+            scores=peaks.scores * torch.exp(-log_sigma),
+            pred_classes=peaks.classes,
+            pred_boxes3d=Boxes3D(boxes3d),
+            pred_depth_sigma=log_sigma.exp(),
+            pred_alpha=alpha,
+        )
