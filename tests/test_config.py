@@ -19,9 +19,11 @@ def test_shipped_configs_load(path):
 
 
 def test_names_of_the_kitti_configs_say_what_they_switch_on():
-    for path in (CONFIGS / "kitti").glob("monodle_dla34*.yaml"):
+    paths = list((CONFIGS / "kitti").glob("*_dla34*.yaml"))
+    assert len(paths) >= 8
+    for path in paths:
         cfg = load_config(str(path))
-        suffix = path.stem.removeprefix("monodle_dla34")
+        suffix = path.stem.partition("dla34")[2]
         assert cfg.MODEL.QUASI_ISOMETRIC.ENABLED == ("_qi" in suffix)
         assert cfg.MODEL.OBJECT_DEPTH.ENABLED == ("_depth" in suffix)
         assert cfg.OUTPUT_DIR.endswith(path.stem)
@@ -36,6 +38,22 @@ def test_the_papers_recipe():
     assert cfg.SOLVER.WARMUP_ITERS == 5 * iterations_an_epoch
     qi = cfg.MODEL.QUASI_ISOMETRIC
     assert (qi.K, qi.B, qi.EPSILON, qi.WEIGHT) == (1.5, 0.5, 10.0, 0.5)
+
+
+def test_monocons_recipe():
+    cfg = load_config(str(CONFIGS / "kitti" / "monocon_dla34_qi_depth.yaml"))
+    assert (tuple(cfg.INPUT.SIZE), cfg.INPUT.RESIZE) == ((1248, 384), "pad")
+    solver = cfg.SOLVER
+    assert (solver.OPTIMIZER, solver.BASE_LR, tuple(solver.BETAS)) == (
+        "AdamW",
+        2.25e-4,
+        (0.95, 0.99),
+    )
+    assert solver.MAX_ITER == 200 * 3712 / solver.IMS_PER_BATCH
+    assert (solver.BIAS_LR_FACTOR, solver.WEIGHT_DECAY) == (2.0, 1e-5)
+    assert solver.WEIGHT_DECAY_NORM == solver.WEIGHT_DECAY_BIAS == 0.0
+    clip = solver.CLIP_GRADIENTS
+    assert (clip.ENABLED, clip.CLIP_TYPE, clip.CLIP_VALUE) == (True, "full_model", 35.0)
 
 
 def test_command_line_comes_after_the_file(tmp_path):
@@ -101,6 +119,9 @@ def test_wrong_override(overrides, hints):
         ("MODEL.QUASI_ISOMETRIC.DEPTH_SPACE", "inverse"),
         ("MODEL.QUASI_ISOMETRIC.DESCRIPTOR_SIZE", "4"),
         ("INPUT.AUGMENTATION.CROP_DEPTH", "none"),
+        ("INPUT.RESIZE", "stretch"),
+        ("INPUT.AUGMENTATION.PHOTOMETRIC_FORM", "none"),
+        ("SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "all"),
         ("MODEL.NECK.UPSAMPLE", "bilinear"),
         ("SOLVER.AMP.DTYPE", "float32"),
         ("INPUT.SIZE", "(100, 64)"),
