@@ -95,6 +95,13 @@ def test_keypoints_are_where_the_input_camera_sees_the_box(kitti_folder, read_sa
     assert targets.keypoint_mask.all()
 
 
+def test_keypoints_are_float32_under_autocast(kitti_folder, read_samples):
+    batch = read_samples(kitti_folder())
+    with torch.autocast("cpu", torch.bfloat16):
+        targets = labels_of(batch)
+    assert torch.equal(targets.keypoints, labels_of(batch).keypoints)
+
+
 def test_perfect_predictions_cost_nothing(head, kitti_folder, read_samples, perfect_regression):
     targets = labels_of(read_samples(kitti_folder())[:1])
     losses = head.regression_losses(perfect_regression(targets), targets)

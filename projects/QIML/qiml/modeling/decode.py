@@ -70,7 +70,9 @@ def boxes_of_the_original(
     """
     to_original = invert_affine(affines.to(centres))[image_index]
     corners = torch.stack([centres - sizes / 2, centres + sizes / 2], dim=1)
-    return (corners @ to_original[:, :, :2].mT + to_original[:, None, :, 2]).flatten(1)
+    # Not a matrix product: autocast would round pixels to the three digits of bfloat16.
+    moved = (to_original[:, None, :, :2] * corners[:, :, None]).sum(dim=3)
+    return (moved + to_original[:, None, :, 2]).flatten(1)
 
 
 def detections_by_image(

@@ -6,12 +6,17 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-# First match wins; None drops an entry that our model does not have.
-MONODLE_RULES: tuple[tuple[str, str | None], ...] = (
+Rules = tuple[tuple[str, str | None], ...]
+"""Patterns of official names and ours. First match wins; None drops an entry that our model does not have."""
+
+BACKBONE_RULES: Rules = (
     # Outer projections of two-level trees and the classifier: created by the official DLA, never used.
     (r"backbone\.fc\..*", None),
     (r"backbone\.level[34]\.project\..*", None),
     (r"backbone\.(.*)", r"backbone.body.\1"),
+)
+MONODLE_RULES: Rules = (
+    *BACKBONE_RULES,
     (r"neck\.ida_(\d)\.(proj|node|up)_(\d)\.(.*)", "neck"),
     (r"obj_depth\.(.*)", r"object_depth_head.branch.\1"),
     (r"((?:heatmap|offset_2d|size_2d|offset_3d|depth|size_3d|heading)\..*)", r"box3d_head.\1"),
@@ -30,7 +35,7 @@ def rename_monodle(name: str) -> str | None:
     return _rename(name, MONODLE_RULES)
 
 
-def _rename(name: str, rules: tuple[tuple[str, str | None], ...]) -> str | None:
+def _rename(name: str, rules: Rules) -> str | None:
     for pattern, replacement in rules:
         match = re.fullmatch(pattern, name)
         if match is None:
@@ -64,8 +69,9 @@ _MONOCON_BRANCHES = {
     "depth_head": "depth",
     "dir_feat": "heading",
 }
-MONOCON_RULES: tuple[tuple[str, str | None], ...] = (
-    *(rule for rule in MONODLE_RULES if rule[0].startswith(("backbone", "neck"))),
+MONOCON_RULES: Rules = (
+    *BACKBONE_RULES,
+    (r"neck\.ida_(\d)\.(proj|node|up)_(\d)\.(.*)", "neck"),
     *(
         (rf"(?:bbox_)?head\.{official}\.(.*)", rf"box3d_head.{ours}.\1")
         for official, ours in _MONOCON_BRANCHES.items()

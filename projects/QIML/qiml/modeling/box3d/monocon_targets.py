@@ -134,7 +134,8 @@ def flatten_labels(
     boxes3d = Boxes3D.cat([i.gt_boxes3d for i in instances])[kept]
     camera = Camera(column("gt_cameras"))
     points = torch.cat([boxes3d.corners(), boxes3d.centres[:, None]], dim=1)
-    keypoints, z = camera.project(points)
+    with torch.autocast(points.device.type, enabled=False):
+        keypoints, z = camera.project(points)
     visible = z > NEAR_PLANE
     centre_ray = camera.ray_angle(keypoints[:, -1, :1]).squeeze(1)
     has_3d = column("gt_has_3d")
