@@ -204,6 +204,11 @@ def test_shift_is_uniform_over_whole_pixels_and_comes_last():
         if warp.shifted:
             shifts.append(np.rint(moved))
     assert len(shifts) == pytest.approx(DRAWS / 2, rel=0.1)
+    # Nor does the generator go further without it: what is drawn next stays, too.
+    rng, by_hand = np.random.default_rng(1), np.random.default_rng(1)
+    random_warp(rng, (320, 96), (320, 96), **{**NO_CROP, "crop": 1.0})
+    by_hand.random(2), by_hand.standard_normal(3)
+    assert rng.random() == by_hand.random()
     for axis in np.array(shifts).T:
         values, counts = np.unique(axis, return_counts=True)
         assert values.tolist() == list(range(-5, 6))
