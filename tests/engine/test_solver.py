@@ -170,6 +170,22 @@ def test_cycle_goes_on_after_a_resume(tiny_config):
     assert go_on(*second, 20) == expected
 
 
+def test_a_longer_cycle_may_go_on_from_a_shorter_one(tiny_config):
+    schedulers = [
+        build_lr_scheduler(cfg, build_optimizer(cfg, nn.Linear(2, 2)))
+        for cfg in (tiny_config(*CYCLE), tiny_config(*CYCLE, "SOLVER.MAX_ITER", 80))
+    ]
+    for scheduler in schedulers:
+        for _ in range(20):
+            scheduler.optimizer.step()
+            scheduler.step()
+    expected = schedulers[1].get_last_lr()
+    assert schedulers[0].get_last_lr() != expected
+    schedulers[1].load_state_dict({**schedulers[0].state_dict(), "last_epoch": 19})
+    schedulers[1].step()
+    assert schedulers[1].get_last_lr() == expected
+
+
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [

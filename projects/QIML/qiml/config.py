@@ -137,8 +137,8 @@ def _add_solver(cfg: CN) -> None:
     cfg.SOLVER.IMS_PER_BATCH = 16
     # Weight decay of normalisation layers, whatever the parameter; None: as of other weights and biases.
     cfg.SOLVER.WEIGHT_DECAY_NORM = None
-    # Gradients are clipped, if SOLVER.CLIP_GRADIENTS.ENABLED, by Detectron2's CLIP_TYPE "value" or "norm" (of
-    # each parameter), or "full_model" (norm of all of them together).
+    # Detectron2's "value" and "norm" (of each parameter's gradient), or "full_model" (norm of all together).
+    cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "value"
     # Learning rate the warm-up starts from; it rises along half a cosine for SOLVER.WARMUP_ITERS
     # iterations. Then SOLVER.LR_SCHEDULER_NAME decides: "WarmupMultiStepLR" (SOLVER.STEPS,
     # SOLVER.GAMMA), "WarmupCosineLR" (down to 0) or "CyclicLR" (SOLVER.CYCLIC, without warm-up).
@@ -244,22 +244,10 @@ def _check_values(cfg: CN) -> None:
     choices += [
         ("INPUT.AUGMENTATION.CROP_DEPTH", cfg.INPUT.AUGMENTATION.CROP_DEPTH, ("ignore", "virtual"))
     ]
-    augmentation = cfg.INPUT.AUGMENTATION
     choices += [("INPUT.RESIZE", cfg.INPUT.RESIZE, ("fit", "pad"))]
-    choices += [
-        (
-            "INPUT.AUGMENTATION.PHOTOMETRIC_FORM",
-            augmentation.PHOTOMETRIC_FORM,
-            ("jitter", "distortion"),
-        )
-    ]
-    choices += [
-        (
-            "SOLVER.CLIP_GRADIENTS.CLIP_TYPE",
-            cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE,
-            ("value", "norm", "full_model"),
-        )
-    ]
+    form, clip = cfg.INPUT.AUGMENTATION.PHOTOMETRIC_FORM, cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE
+    choices += [("INPUT.AUGMENTATION.PHOTOMETRIC_FORM", form, ("jitter", "distortion"))]
+    choices += [("SOLVER.CLIP_GRADIENTS.CLIP_TYPE", clip, ("value", "norm", "full_model"))]
     choices += [("MODEL.NECK.UPSAMPLE", cfg.MODEL.NECK.UPSAMPLE, ("learned", "nearest"))]
     choices += [("SOLVER.AMP.DTYPE", cfg.SOLVER.AMP.DTYPE, ("bfloat16", "float16"))]
     for key, value, allowed in choices:

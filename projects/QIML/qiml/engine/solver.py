@@ -131,6 +131,11 @@ class CyclicLR(torch.optim.lr_scheduler.LambdaLR):
             group["betas"] = (beta, group["betas"][1])
         return super().get_lr()
 
+    def state_dict(self) -> dict:
+        # What the config says is no state: a run may go on with another number of iterations.
+        own = ("max_iter", "top", "momentum")
+        return {key: value for key, value in super().state_dict().items() if key not in own}
+
     def _between(self, iteration: int, first: float, middle: float, last: float) -> float:
         if iteration < self.top:
             return _half_cosine(first, middle, iteration / self.top)
