@@ -86,3 +86,21 @@ def test_checkpoint_of_the_inference_model_evaluates_and_goes_on(make_trainer, t
     same = {name for name in own if torch.equal(own[name], trained[name])}
     assert same >= {name for name in own if "auxiliary" not in name and "object_depth" not in name}
     second.train()
+
+
+def test_one_batch_is_learnt_by_heart(make_trainer):
+    """Each term's gradient points the right way."""
+    trainer = make_trainer("run", "INPUT.AUGMENTATION.SHIFT", 0.0)
+    model = trainer.model.train()
+    batch = next(iter(trainer.build_train_loader(trainer.cfg)))
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+    history = []
+    for _ in range(60):
+        losses = model(batch)
+        optimizer.zero_grad()
+        sum(losses.values()).backward()
+        optimizer.step()
+        history.append({name: loss.item() for name, loss in losses.items()})
+    first, last = history[0], history[-1]
+    for name in first.keys() - {"loss_metric"}:
+        assert last[name] < 0.6 * first[name], (name, first[name], last[name])
