@@ -66,7 +66,10 @@ BASELINES = {
 
 
 class Inert:
-    """Stands for an object that is not needed: takes whatever a pickle does to it, and does nothing."""
+    """Stands for an object that is not needed: takes whatever a pickle does to it, and does nothing.
+
+    A subclass in the name of the object's class or function is what the unpickler finds instead of it.
+    """
 
     def __new__(cls, *_args):
         return super().__new__(cls)
@@ -76,6 +79,12 @@ class Inert:
 
     def __setstate__(self, _state):
         pass
+
+    @classmethod
+    def named(cls, path: str) -> type:
+        """Subclass that goes by the full name of a class or function."""
+        module, _, name = path.rpartition(".")
+        return type(name, (cls,), {"__module__": module})
 
 
 # What official checkpoints hold besides weights: numbers of NumPy, and objects of monocon-pytorch itself.
@@ -104,7 +113,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         )
     names = {*_NUMPY_NAMES, *_inert_names(path)}
     try:
-        with torch.serialization.safe_globals([(Inert, name) for name in names]):
+        with torch.serialization.safe_globals([Inert.named(name) for name in names]):
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if (name := re.search(r"GLOBAL ([\w.]+)", str(error))) is None:
