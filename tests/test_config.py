@@ -55,6 +55,22 @@ def test_gupnets_recipe():
     assert list(cfg.INPUT.FILTER.CLASSES) == [] and cfg.INPUT.FILTER.MAX_DEPTH > 1000
 
 
+def test_monocons_recipe():
+    cfg = load_config(str(CONFIGS / "kitti" / "monocon_dla34_qi_depth.yaml"))
+    assert (tuple(cfg.INPUT.SIZE), cfg.INPUT.RESIZE) == ((1248, 384), "pad")
+    solver = cfg.SOLVER
+    assert (solver.OPTIMIZER, solver.BASE_LR, tuple(solver.BETAS)) == (
+        "AdamW",
+        2.25e-4,
+        (0.95, 0.99),
+    )
+    assert solver.MAX_ITER == 200 * 3712 / solver.IMS_PER_BATCH
+    assert (solver.BIAS_LR_FACTOR, solver.WEIGHT_DECAY) == (2.0, 1e-5)
+    assert solver.WEIGHT_DECAY_NORM == solver.WEIGHT_DECAY_BIAS == 0.0
+    clip = solver.CLIP_GRADIENTS
+    assert (clip.ENABLED, clip.CLIP_TYPE, clip.CLIP_VALUE) == (True, "full_model", 35.0)
+
+
 def test_command_line_comes_after_the_file(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("VERSION: 2\nSEED: 5\nSOLVER: {MAX_ITER: 7}\n")
@@ -122,6 +138,9 @@ def test_wrong_override(overrides, hints):
         ("MODEL.BOX3D_HEAD.ROI_SIZE", "0"),
         ("SOLVER.TASK_LEARNING.WINDOW", "2"),
         ("SOLVER.TASK_LEARNING.PERIOD", "-1"),
+        ("INPUT.RESIZE", "stretch"),
+        ("INPUT.AUGMENTATION.PHOTOMETRIC_FORM", "none"),
+        ("SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "all"),
         ("MODEL.NECK.UPSAMPLE", "bilinear"),
         ("SOLVER.AMP.DTYPE", "float32"),
         ("INPUT.SIZE", "(100, 64)"),

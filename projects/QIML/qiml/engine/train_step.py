@@ -1,7 +1,7 @@
 """One optimisation step, on one worker or as one of many."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.distributed as dist
@@ -16,9 +16,16 @@ from qiml.losses.reduction import world_size
 class TrainStep(SimpleTrainer):
     """One optimisation step; float16 gradients are scaled, bfloat16 and float32 ones need no scaling."""
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, scale_gradients: bool):
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        scale_gradients: bool,
+        clip_gradients: Callable[[Iterable[nn.Parameter]], object] | None = None,
+    ):
         super().__init__(model, data_loader=(), optimizer=optimizer)
         self.scaler = torch.amp.GradScaler(enabled=scale_gradients)
+        self.clip_gradients = clip_gradients
         # By name of the loss, 1 for those not named, and the latest losses, unweighted: see TaskLearning.
         self.loss_weights: dict[str, float] = {}
         self.losses: dict[str, torch.Tensor] = {}
@@ -40,6 +47,9 @@ class TrainStep(SimpleTrainer):
         average_running_statistics(self.model)  # not before: the backward pass holds them
         # Raises on NaN or infinity, before the weights take them up.
         self._write_metrics(losses, data_time)
+        if self.clip_gradients is not None:
+            self.scaler.unscale_(self.optimizer)
+            self.clip_gradients(self.model.parameters())
         self.scaler.step(self.optimizer)
         self.scaler.update()
 

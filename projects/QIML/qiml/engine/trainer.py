@@ -26,7 +26,7 @@ from qiml.engine.metrics import (
     build_writers,
     forget_metrics_from,
 )
-from qiml.engine.solver import build_lr_scheduler, build_optimizer
+from qiml.engine.solver import build_gradient_clipper, build_lr_scheduler, build_optimizer
 from qiml.engine.task_learning import TaskLearning
 from qiml.engine.train_step import TrainStep, distribute
 from qiml.errors import ConfigError, QIMLError
@@ -67,7 +67,9 @@ class Trainer(DefaultTrainer):
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         scale_gradients = cfg.SOLVER.AMP.ENABLED and cfg.SOLVER.AMP.DTYPE == "float16"
-        self._trainer = TrainStep(distribute(model), optimizer, scale_gradients)
+        self._trainer = TrainStep(
+            distribute(model), optimizer, scale_gradients, build_gradient_clipper(cfg)
+        )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = DetectorCheckpointer(
             model, cfg.OUTPUT_DIR, keep=cfg.SOLVER.CHECKPOINTS_KEPT, trainer=weakref.proxy(self)

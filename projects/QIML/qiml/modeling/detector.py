@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from qiml.errors import ConfigError
 from qiml.losses import QuasiIsometricLoss
-from qiml.modeling.box3d import build_box3d_head
+from qiml.modeling.box3d import build_box3d_head, head_for_inference
 from qiml.modeling.neck import DLAUp
 from qiml.modeling.object_depth import ObjectDepthHead
 from qiml.modeling.sampling import pooled_descriptors
@@ -185,7 +185,7 @@ class MonocularDetector3D(nn.Module):
         detector = MonocularDetector3D(
             backbone=self.backbone,
             neck=self.neck,
-            box3d_head=self.box3d_head,
+            box3d_head=head_for_inference(self.box3d_head),
             object_depth_head=None,
             metric_loss=None,
             descriptor=self.descriptor,

@@ -1,5 +1,6 @@
 """Training targets, rendered on the model's device from the objects of a batch."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,6 +32,8 @@ class ObjectTargets:
         affines: (M, 2, 3) original pixels → input pixels of each object's image.
         num_images: batch size B.
         map_size: (H, W) of the map.
+        instances: per image, the labels all this comes from, in pixels of the input, also of objects whose
+            projected centre lies off the map; for heads that read elsewhere.
     """
 
     image_index: Tensor
@@ -48,6 +51,7 @@ class ObjectTargets:
     affines: Tensor
     num_images: int
     map_size: tuple[int, int]
+    instances: Sequence[Instances] = ()
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -94,6 +98,7 @@ def flatten_objects(
         affines=column("gt_affines"),
         num_images=len(instances),
         map_size=map_size,
+        instances=instances,
     )
 
 
@@ -125,21 +130,41 @@ def render_heatmap(objects: ObjectTargets, num_classes: int, min_overlap: float 
     Returns:
         (B, num_classes, H, W) in [0, 1], exactly 1 at object cells.
     """
-    height, width = objects.map_size
-    device = objects.cells.device
     sizes = objects.boxes2d[:, 2:] - objects.boxes2d[:, :2]
-    radius = gaussian_radius(sizes[:, 0], sizes[:, 1], min_overlap)[:, None]
+    radius = gaussian_radius(sizes[:, 0], sizes[:, 1], min_overlap)
+    rows = objects.image_index * num_classes + objects.classes
+    heatmaps = draw_gaussians(
+        rows, objects.cells, radius, objects.num_images * num_classes, objects.map_size
+    )
+    return heatmaps.unflatten(0, (objects.num_images, num_classes))
+
+
+def draw_gaussians(
+    rows: Tensor, cells: Tensor, radius: Tensor, num_maps: int, map_size: tuple[int, int]
+) -> Tensor:
+    """Truncated Gaussians on several maps at once, σ a sixth of the diameter.
+
+    Args:
+        rows: (M,) int64, the map each one is drawn on.
+        cells: (M, 2) int64 x, y of its middle.
+        radius: (M,) int64 cells.
+        num_maps, map_size: of the result.
+
+    Returns:
+        (num_maps, H, W), the largest value where several overlap.
+    """
+    height, width = map_size
+    radius = radius[:, None]
     sigma = (2 * radius + 1) / 6
     # A Gaussian is the outer product of its profiles: M·(H + W) exponentials instead of M·H·W.
-    dx = torch.arange(width, device=device) - objects.cells[:, :1]
-    dy = torch.arange(height, device=device) - objects.cells[:, 1:]
+    dx = torch.arange(width, device=cells.device) - cells[:, :1]
+    dy = torch.arange(height, device=cells.device) - cells[:, 1:]
     along_x = torch.exp(-(dx**2) / (2 * sigma**2)) * (dx.abs() <= radius)
     along_y = torch.exp(-(dy**2) / (2 * sigma**2)) * (dy.abs() <= radius)
     blobs = (along_y[:, :, None] * along_x[:, None, :]).flatten(1)
-    heatmap = torch.zeros(objects.num_images * num_classes, height * width, device=device)
-    rows = objects.image_index * num_classes + objects.classes
-    heatmap.scatter_reduce_(0, rows[:, None].expand_as(blobs), blobs, "amax")
-    return heatmap.view(objects.num_images, num_classes, height, width)
+    maps = torch.zeros(num_maps, height * width, device=cells.device)
+    maps.scatter_reduce_(0, rows[:, None].expand_as(blobs), blobs, "amax")
+    return maps.view(num_maps, height, width)
 
 
 def paint_object_depth(
