@@ -5,7 +5,7 @@ from detectron2.structures import Instances
 from qiml.data.kitti_format import KITTIObjects, read_objects
 from qiml.data.loader import build_train_loader
 from qiml.data.mapper import MonocularMapper
-from qiml.engine.checkpoint import DetectorCheckpointer
+from qiml.engine.checkpoint import TRAINING_ONLY, DetectorCheckpointer
 from qiml.engine.trainer import Trainer
 from qiml.errors import ConfigError
 
@@ -64,11 +64,13 @@ def assert_same(detections, expected):
             assert torch.equal(*pair), name
 
 
+@pytest.mark.parametrize("head", ["MonoDLEHead", "GUPNetHead", "MonoConHead"])
 def test_eval_model_is_the_same_with_and_without_the_losses(
-    make_detector, make_batch, tiny_config, tmp_path
+    make_detector, make_batch, tiny_config, tmp_path, head
 ):
     """Issue 2: parameters and outputs, after training steps with both losses."""
-    trained = make_detector("MODEL.BOX3D_HEAD.SCORE_THRESHOLD", 0.0)
+    options = ("MODEL.BOX3D_HEAD.NAME", head, "MODEL.BOX3D_HEAD.SCORE_THRESHOLD", 0.0)
+    trained = make_detector(*options)
     batch = make_batch("INPUT.AUGMENTATION.CROP", 0.0)
     optimizer = torch.optim.SGD(trained.parameters(), lr=1e-3)
     for _ in range(2):
@@ -81,16 +83,16 @@ def test_eval_model_is_the_same_with_and_without_the_losses(
     assert_same(detect(inference, images), expected)
 
     DetectorCheckpointer(trained, tmp_path).save("trained")
-    plain = make_detector("MODEL.BOX3D_HEAD.SCORE_THRESHOLD", 0.0, *BOTH_OFF)
+    plain = make_detector(*options, *BOTH_OFF)
     torch.nn.init.normal_(next(plain.parameters()))  # whatever it starts from
     DetectorCheckpointer(plain).load(str(tmp_path / "trained.pth"))
     assert_same(detect(plain, images), expected)
 
-    states = [model.state_dict() for model in (plain, inference)]
+    states = [model.state_dict() for model in (plain.for_inference(), inference)]
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
     extra = trained.state_dict().keys() - states[0].keys()
-    assert extra and all(key.startswith("object_depth_head.") for key in extra)
+    assert extra and all(key.startswith(TRAINING_ONLY) for key in extra)
 
 
 def test_inference_model_shares_weights_and_leaves_the_trained_one_alone(make_detector):
