@@ -1,4 +1,4 @@
-"""What heads of MonoDLE's family share: a heat map of projected 3D centres, branches read at objects."""
+"""What heads share: a heat map and branches; in MonoDLE's family, read at projected 3D centres."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,8 +27,8 @@ class CentrePredictions:
     features: Tensor
 
 
-class CentreHead(nn.Module):
-    """Heat map, 2D boxes, and whatever else a subclass reads at the projected 3D centre.
+class HeatmapHead(nn.Module):
+    """A heat map whose peaks are objects, and regression branches; how these are read, the subclass says.
 
     Args:
         in_channels: channels of the neck's map.
@@ -41,6 +41,9 @@ class CentreHead(nn.Module):
 
     regression_channels: ClassVar[Mapping[str, int]]
     """Branches read at objects, "offset_2d" and "size_2d" among them, and their output channels."""
+
+    make_branch = staticmethod(conv_branch)
+    make_heatmap_branch = staticmethod(heatmap_branch)
 
     @configurable
     def __init__(
@@ -56,9 +59,9 @@ class CentreHead(nn.Module):
         super().__init__()
         self.num_classes, self.stride = num_classes, stride
         self.top_k, self.score_threshold = top_k, score_threshold
-        self.heatmap = heatmap_branch(in_channels, hidden_channels, num_classes)
+        self.heatmap = self.make_heatmap_branch(in_channels, hidden_channels, num_classes)
         for name, channels in self.regression_channels.items():
-            self.add_module(name, conv_branch(in_channels, hidden_channels, channels))
+            self.add_module(name, self.make_branch(in_channels, hidden_channels, channels))
 
     @classmethod
     def from_config(cls, cfg, input_shape: ShapeSpec) -> dict:
@@ -71,6 +74,10 @@ class CentreHead(nn.Module):
             "top_k": head.TOP_K,
             "score_threshold": head.SCORE_THRESHOLD,
         }
+
+
+class CentreHead(HeatmapHead):
+    """Heat map, 2D boxes, and whatever else a subclass reads at the projected 3D centre."""
 
     def forward(self, features: Tensor) -> CentrePredictions:
         """Neck output (B, C, H, W) to predictions; the regression branches wait for their cells."""

@@ -23,7 +23,6 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from detectron2.config import configurable
-from detectron2.layers import ShapeSpec
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
@@ -35,6 +34,7 @@ from qiml.losses import (
 from qiml.losses.heading import NUM_BINS, decode_heading, encode_heading
 from qiml.losses.reduction import global_mean, global_sum_ratio
 from qiml.modeling.box3d.build import BOX3D_HEAD_REGISTRY
+from qiml.modeling.box3d.centre_head import HeatmapHead
 from qiml.modeling.box3d.monocon_targets import (
     NUM_CORNERS,
     NUM_KEYPOINTS,
@@ -82,35 +82,22 @@ class MonoConPredictions:
 
 
 @BOX3D_HEAD_REGISTRY.register()
-class MonoConHead(nn.Module):
+class MonoConHead(HeatmapHead):
     """MonoCon's head.
 
+    The threshold is that of the final score, heat-map probability times depth confidence.
+
     Args:
-        in_channels: channels of the neck's map.
-        hidden_channels: width of every branch.
-        num_classes: heat maps.
-        stride: input pixels per cell.
-        top_k: peaks decoded per image.
-        score_threshold: least score of a detection, heat-map probability times depth confidence.
+        in_channels, hidden_channels, base: as :class:`HeatmapHead`.
     """
 
+    regression_channels = REGRESSION_CHANNELS
+    make_branch = staticmethod(attentive_branch)
+    make_heatmap_branch = staticmethod(attentive_heatmap_branch)
+
     @configurable
-    def __init__(
-        self,
-        in_channels: int,
-        *,
-        hidden_channels: int,
-        num_classes: int,
-        stride: int,
-        top_k: int,
-        score_threshold: float,
-    ):
-        super().__init__()
-        self.num_classes, self.stride = num_classes, stride
-        self.top_k, self.score_threshold = top_k, score_threshold
-        self.heatmap = attentive_heatmap_branch(in_channels, hidden_channels, num_classes)
-        for name, channels in REGRESSION_CHANNELS.items():
-            self.add_module(name, attentive_branch(in_channels, hidden_channels, channels))
+    def __init__(self, in_channels: int, *, hidden_channels: int, **base):
+        super().__init__(in_channels, hidden_channels=hidden_channels, **base)
         corners = nn.Conv2d(hidden_channels, 2 * NUM_CORNERS, 1)
         nn.init.normal_(corners.weight, std=0.001)
         nn.init.zeros_(corners.bias)
@@ -124,18 +111,6 @@ class MonoConHead(nn.Module):
                 "keypoint_offset": attentive_branch(in_channels, hidden_channels, 2),
             }
         )
-
-    @classmethod
-    def from_config(cls, cfg, input_shape: ShapeSpec) -> dict:
-        head = cfg.MODEL.BOX3D_HEAD
-        return {
-            "in_channels": input_shape.channels,
-            "hidden_channels": head.HIDDEN_CHANNELS,
-            "num_classes": head.NUM_CLASSES,
-            "stride": input_shape.stride,
-            "top_k": head.TOP_K,
-            "score_threshold": head.SCORE_THRESHOLD,
-        }
 
     def forward(self, features: Tensor) -> MonoConPredictions:
         """Neck output (B, C, H, W) to predictions; the auxiliary ones in training mode alone."""
