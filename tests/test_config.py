@@ -19,9 +19,11 @@ def test_shipped_configs_load(path):
 
 
 def test_names_of_the_kitti_configs_say_what_they_switch_on():
-    for path in (CONFIGS / "kitti").glob("monodle_dla34*.yaml"):
+    paths = list((CONFIGS / "kitti").glob("*_dla34*.yaml"))
+    assert len(paths) >= 8
+    for path in paths:
         cfg = load_config(str(path))
-        suffix = path.stem.removeprefix("monodle_dla34")
+        suffix = path.stem.partition("dla34")[2]
         assert cfg.MODEL.QUASI_ISOMETRIC.ENABLED == ("_qi" in suffix)
         assert cfg.MODEL.OBJECT_DEPTH.ENABLED == ("_depth" in suffix)
         assert cfg.OUTPUT_DIR.endswith(path.stem)
@@ -36,6 +38,37 @@ def test_the_papers_recipe():
     assert cfg.SOLVER.WARMUP_ITERS == 5 * iterations_an_epoch
     qi = cfg.MODEL.QUASI_ISOMETRIC
     assert (qi.K, qi.B, qi.EPSILON, qi.WEIGHT) == (1.5, 0.5, 10.0, 0.5)
+
+
+def test_gupnets_recipe():
+    cfg = load_config(str(CONFIGS / "kitti" / "gupnet_dla34_qi_depth.yaml"))
+    assert (cfg.SOLVER.OPTIMIZER, cfg.SOLVER.BASE_LR, cfg.SOLVER.IMS_PER_BATCH) == (
+        "Adam",
+        1.25e-3,
+        32,
+    )
+    iterations_an_epoch = 3712 / cfg.SOLVER.IMS_PER_BATCH
+    assert cfg.SOLVER.MAX_ITER == 140 * iterations_an_epoch
+    assert cfg.SOLVER.WARMUP_ITERS == 5 * iterations_an_epoch
+    assert [step / iterations_an_epoch for step in cfg.SOLVER.STEPS] == [95, 125]
+    assert cfg.SOLVER.TASK_LEARNING.ENABLED and cfg.INPUT.AUGMENTATION.CROP_DEPTH == "metric"
+    assert list(cfg.INPUT.FILTER.CLASSES) == [] and cfg.INPUT.FILTER.MAX_DEPTH > 1000
+
+
+def test_monocons_recipe():
+    cfg = load_config(str(CONFIGS / "kitti" / "monocon_dla34_qi_depth.yaml"))
+    assert (tuple(cfg.INPUT.SIZE), cfg.INPUT.RESIZE) == ((1248, 384), "pad")
+    solver = cfg.SOLVER
+    assert (solver.OPTIMIZER, solver.BASE_LR, tuple(solver.BETAS)) == (
+        "AdamW",
+        2.25e-4,
+        (0.95, 0.99),
+    )
+    assert solver.MAX_ITER == 200 * 3712 / solver.IMS_PER_BATCH
+    assert (solver.BIAS_LR_FACTOR, solver.WEIGHT_DECAY) == (2.0, 1e-5)
+    assert solver.WEIGHT_DECAY_NORM == solver.WEIGHT_DECAY_BIAS == 0.0
+    clip = solver.CLIP_GRADIENTS
+    assert (clip.ENABLED, clip.CLIP_TYPE, clip.CLIP_VALUE) == (True, "full_model", 35.0)
 
 
 def test_command_line_comes_after_the_file(tmp_path):
@@ -100,7 +133,14 @@ def test_wrong_override(overrides, hints):
         ("MODEL.QUASI_ISOMETRIC.FORM", "one_sided"),
         ("MODEL.QUASI_ISOMETRIC.DEPTH_SPACE", "inverse"),
         ("MODEL.QUASI_ISOMETRIC.DESCRIPTOR_SIZE", "4"),
+        ("MODEL.QUASI_ISOMETRIC.DESCRIPTOR", "head"),
         ("INPUT.AUGMENTATION.CROP_DEPTH", "none"),
+        ("MODEL.BOX3D_HEAD.ROI_SIZE", "0"),
+        ("SOLVER.TASK_LEARNING.WINDOW", "2"),
+        ("SOLVER.TASK_LEARNING.PERIOD", "-1"),
+        ("INPUT.RESIZE", "stretch"),
+        ("INPUT.AUGMENTATION.PHOTOMETRIC_FORM", "none"),
+        ("SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "all"),
         ("MODEL.NECK.UPSAMPLE", "bilinear"),
         ("SOLVER.AMP.DTYPE", "float32"),
         ("INPUT.SIZE", "(100, 64)"),

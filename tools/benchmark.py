@@ -35,6 +35,7 @@ from qiml.structures.boxes3d import Boxes3D
 QUICKSTART = "configs/quickstart.yaml"
 GOLDEN_SCENES = Path("tests/golden/kitti_random_scenes.tar.gz")
 AUXILIARY = ("MODEL.OBJECT_DEPTH.ENABLED", "MODEL.QUASI_ISOMETRIC.ENABLED")
+HEADS = ("MonoDLEHead", "GUPNetHead", "MonoConHead")
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,9 @@ def synthetic_batch(
             gt_depth=depth,
             gt_alpha=torch.zeros(objects),
             gt_has_3d=torch.ones(objects, dtype=torch.bool),
+            gt_apparent_depth=depth,
+            gt_cameras=torch.zeros(objects, 3, 4),
+            gt_affines=torch.zeros(objects, 2, 3),
         )
         image = torch.randint(0, 255, (3, height, width), dtype=torch.uint8, generator=generator)
         batch.append({"image": image.to(device), "instances": instances.to(device)})
@@ -136,6 +140,57 @@ def compare_training(batch_size: int, repeats: int) -> list[Comparison]:
         Comparison(name, "float32 instead of bfloat16", t_single, t_ours),
         Comparison(name, "without the two losses", t_plain, t_ours),
     ]
+
+
+@dataclass(frozen=True)
+class InferenceCost:
+    """What a detector that was trained with or without the two losses costs at inference."""
+
+    head: str
+    losses: bool
+    parameters: int
+    seconds: float
+
+
+def compare_inference(repeats: int) -> list[InferenceCost]:
+    """The quick-start network with each head, on one image; all its peaks are decoded."""
+    rows = []
+    for head in HEADS:
+        detectors = [_inference_detector(head, losses) for losses in (False, True)]
+        seconds = best_times(*(detect for _, detect in detectors), repeats=repeats)
+        for losses, (parameters, _), time_taken in zip(
+            (False, True), detectors, seconds, strict=True
+        ):
+            rows.append(InferenceCost(head, losses, parameters, time_taken))
+    return rows
+
+
+def _inference_detector(head: str, losses: bool) -> tuple[int, Callable[[], object]]:
+    """Number of parameters, and a closure that detects in one image."""
+    overrides = ["MODEL.BOX3D_HEAD.NAME", head, "MODEL.BOX3D_HEAD.SCORE_THRESHOLD", "0.0"]
+    overrides += [word for key in AUXILIARY for word in (key, str(losses))]
+    cfg = load_config(QUICKSTART, overrides)
+    torch.manual_seed(0)
+    detector = build_model(cfg).to(memory_format=torch.channels_last).for_inference()
+    width, height = cfg.INPUT.SIZE
+    (frame,) = synthetic_batch(1, width, height, cfg.MODEL.DEVICE)
+    camera = torch.tensor([[240.0, 0, width / 2, 0], [0, 240, height / 2, 0], [0, 0, 1, 0]])
+    frame |= {"camera": camera, "affine": torch.eye(2, 3), "height": height, "width": width}
+
+    @torch.no_grad()
+    def detect() -> object:
+        return detector([frame])
+
+    return sum(parameter.numel() for parameter in detector.parameters()), detect
+
+
+def print_inference(rows: list[InferenceCost]) -> None:
+    print(
+        f"\n{'inference, 1 image 416×128':28}{'trained with':>14}{'parameters':>13}{'latency':>10}"
+    )
+    for row in rows:
+        losses = "both losses" if row.losses else "none"
+        print(f"{row.head:28}{losses:>14}{row.parameters:13,}{row.seconds * 1e3:7.1f} ms")
 
 
 def compare_losses(repeats: int) -> list[Comparison]:
@@ -260,6 +315,8 @@ def main() -> None:
             f"{row.what:28}{row.seconds * 1e3:7.1f} ms   {row.reference:34}"
             f"{row.reference_seconds * 1e3:7.1f} ms{row.ratio:7.2f}×"
         )
+    inference = compare_inference(args.repeats)
+    print_inference(inference)
     step = rows[0].seconds
     (render,) = best_times(lambda: render_scene(seed=0, index=0), repeats=args.repeats)
     print(f"\ntraining: {args.batch_size / step:.0f} images/s of 416×128, data loading aside")
@@ -271,6 +328,7 @@ def main() -> None:
     print(time_waymo_evaluation(frames=40_000))
     if args.json:
         results = [{**asdict(row), "ratio": row.ratio} for row in rows]
+        results += [asdict(row) for row in inference]
         atomic_write_text(args.json, json.dumps(results, indent=1) + "\n")
 
 

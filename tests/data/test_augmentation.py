@@ -4,9 +4,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from qiml.data.augmentation import (
+    PHOTOMETRIC,
     Warp,
     centred_affine,
     evaluation_warp,
+    pad_image,
+    photometric_distortion,
     photometric_jitter,
     random_warp,
     warp_image,
@@ -180,3 +183,75 @@ def test_an_image_of_the_inputs_size_keeps_its_pixels(flip):
     np.testing.assert_array_equal(result, image[:, ::-1] if flip else image)
     difference = result.astype(int) - warp_image(image, nearly, (96, 64))
     assert np.abs(difference).max() <= 1
+
+
+NO_CROP = {"flip": 0.5, "crop": 0.5, "crop_scale": 0.4, "crop_shift": 0.1}
+
+
+def test_shift_is_uniform_over_whole_pixels_and_comes_last():
+    """Draws without it stay what they are."""
+    shifts = []
+    for seed in range(DRAWS):
+        plain = random_warp(np.random.default_rng(seed), (320, 96), (320, 96), **NO_CROP)
+        warp = random_warp(
+            np.random.default_rng(seed), (320, 96), (320, 96), **NO_CROP, shift=0.5, shift_pixels=5
+        )
+        assert (warp.flip, warp.cropped, plain.shifted) == (plain.flip, plain.cropped, False)
+        moved = warp.affine[:, 2] - plain.affine[:, 2]
+        np.testing.assert_array_equal(warp.affine[:, :2], plain.affine[:, :2])
+        np.testing.assert_allclose(moved, np.rint(moved), atol=1e-9)
+        assert warp.shifted or not moved.any()
+        if warp.shifted:
+            shifts.append(np.rint(moved))
+    assert len(shifts) == pytest.approx(DRAWS / 2, rel=0.1)
+    # Nor does the generator go further without it: what is drawn next stays, too.
+    rng, by_hand = np.random.default_rng(1), np.random.default_rng(1)
+    random_warp(rng, (320, 96), (320, 96), **{**NO_CROP, "crop": 1.0})
+    by_hand.random(2), by_hand.standard_normal(3)
+    assert rng.random() == by_hand.random()
+    for axis in np.array(shifts).T:
+        values, counts = np.unique(axis, return_counts=True)
+        assert values.tolist() == list(range(-5, 6))
+        assert counts.min() > 0.7 * len(shifts) / 11
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_shift_moves_pixels_exactly_and_leaves_black(flip):
+    image = np.random.default_rng(0).integers(1, 256, (40, 60, 3), dtype=np.uint8)
+    affine = np.array([[1.0, 0, 7], [0, 1, -3]])
+    shifted = warp_image(image, Warp(affine, flip, shifted=True), (60, 40))
+    np.testing.assert_array_equal(shifted[:37, 7:], (image[:, ::-1] if flip else image)[3:, :53])
+    assert not shifted[37:].any() and not shifted[:, :7].any()
+
+
+def test_padding():
+    image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    padded = pad_image(image, (64, 32), (1, 2, 3))
+    assert padded.shape == (32, 64, 3)
+    np.testing.assert_array_equal(padded[:20, :30], image)
+    assert (padded[20:] == (1, 2, 3)).all() and (padded[:, 30:] == (1, 2, 3)).all()
+
+
+def test_photometric_distortion():
+    """Every part happens half of the time, within its range."""
+    grey, red = (np.full((4, 4, 3), colour, np.uint8) for colour in ((100,) * 3, (120, 60, 60)))
+    assert PHOTOMETRIC["distortion"] is photometric_distortion
+    distorted = [
+        [photometric_distortion(np.random.default_rng(s), image)[0, 0].astype(int) for s in seeds]
+        for image, seeds in ((grey, range(1000)), (red, range(1000)))
+    ]
+    again = photometric_distortion(np.random.default_rng(3), red)
+    np.testing.assert_array_equal(again[0, 0], distorted[1][3])
+    means, colours = (np.array(values) for values in distorted)
+    assert np.ptp(means, axis=1).max() <= 1  # grey stays grey
+    # Neither brightness nor contrast: a quarter, and what rounds to the same.
+    assert (means[:, 0] == 100).mean() == pytest.approx(0.25, abs=0.05)
+    assert 0.5 * 68 - 1 <= means.min() < 45 and 175 < means.max() <= 1.5 * 132
+    # Half of the permutations happen, and of these a third keep the first channel in its place.
+    strongest = colours.argmax(axis=1)
+    assert (strongest == 0).mean() == pytest.approx(2 / 3, abs=0.05)
+    # Hue: red tilts towards green or blue by at most 18 degrees.
+    high, middle, low = np.sort(colours, axis=1).T[::-1]
+    hue = 60 * (middle - low) / np.maximum(high - low, 1)
+    assert (hue < 3).mean() == pytest.approx(0.57, abs=0.06)
+    assert np.quantile(hue, 0.99) < 21 and hue.max() > 15

@@ -151,6 +151,20 @@ def test_virtual_depth_is_what_the_uncropped_camera_would_see(frame, flip):
         )
 
 
+def test_metric_depth_stays_and_says_what_the_crop_shows(frame):
+    """With what undoes the crop: the input's camera and affine, once an object."""
+    result = sample(frame, crop=1, crop_depth="metric")
+    objects, virtual = result["instances"], sample(frame, crop=1, crop_depth="virtual")["instances"]
+    assert objects.gt_has_3d.all()
+    assert torch.equal(objects.gt_depth, objects.gt_boxes3d.depth)
+    assert torch.equal(objects.gt_apparent_depth, virtual.gt_depth)
+    assert torch.equal(objects.gt_apparent_depth, virtual.gt_apparent_depth)
+    assert torch.equal(objects.gt_cameras, result["camera"].expand(3, 3, 4))
+    assert torch.equal(objects.gt_affines, result["affine"].expand(3, 2, 3))
+    whole = sample(frame, crop_depth="metric")["instances"]
+    assert torch.equal(whole.gt_apparent_depth, whole.gt_depth)
+
+
 def test_a_batch_may_mix_cropped_and_whole_images(frame):
     has_3d = [sample(frame, seed, crop=0.5)["instances"].gt_has_3d for seed in range(20)]
     assert {flags.all().item() for flags in has_3d} == {True, False}
@@ -307,3 +321,77 @@ def test_rotation_tags_of_photographs_are_not_followed(frame, tmp_path):
     Image.new("RGB", SIZE, (200, 100, 50)).save(path, exif=exif)
     image = sample({**frame, "file_name": str(path)})["image"]
     assert image.shape == (3, INPUT[1], INPUT[0])
+
+
+def test_padded_input_keeps_pixels_camera_and_boxes(frame):
+    """The image stands in the upper left corner; the rest has the mean colour."""
+    size = (SIZE[0] + 40, SIZE[1] + 24)
+    result = sample(frame, input_size=size, resize="pad", pad_colour=(1, 2, 3))
+    image = cv2.imread(frame["file_name"])[..., ::-1]
+    pixels = result["image"].permute(1, 2, 0).numpy()
+    assert pixels.shape == (size[1], size[0], 3)
+    np.testing.assert_array_equal(pixels[: SIZE[1], : SIZE[0]], image)
+    assert (pixels[SIZE[1] :] == (1, 2, 3)).all() and (pixels[:, SIZE[0] :] == (1, 2, 3)).all()
+    assert torch.equal(result["affine"], torch.eye(2, 3))
+    torch.testing.assert_close(result["camera"], torch.tensor(frame["camera"]))
+    boxes = torch.tensor([a["bbox"] for a in frame["annotations"]])
+    torch.testing.assert_close(result["instances"].gt_boxes.tensor, boxes)
+    assert result["instances"].image_size == (size[1], size[0])
+
+
+@pytest.mark.parametrize("flip", [0, 1])
+def test_padded_input_mirrors_the_image_alone(frame, flip):
+    size = (SIZE[0] + 40, SIZE[1] + 24)
+    result = sample(frame, flip=flip, input_size=size, resize="pad")
+    objects, camera = result["instances"], Camera(result["camera"])
+    boxes = objects.gt_boxes3d.project(camera)
+    torch.testing.assert_close(boxes, objects.gt_boxes.tensor, rtol=0, atol=5e-3)
+    assert boxes[:, 2].max() <= SIZE[0]
+
+
+def test_images_of_several_sizes_share_a_padded_input(kitti_folder):
+    frames = [
+        load_kitti_format(kitti_folder(frames=1, size=size), "train")[0]
+        for size in ((320, 96), (300, 90))
+    ]
+    mapper = make_mapper(evaluation=True, input_size=(320, 96), resize="pad")
+    assert {mapper(frame)["image"].shape for frame in frames} == {(3, 96, 320)}
+
+
+def test_image_larger_than_the_padded_input(frame):
+    mapper = make_mapper(evaluation=True, input_size=(SIZE[0] - 1, 512), resize="pad")
+    with pytest.raises(DatasetError, match=r"000000\.png: found .* expected at most INPUT\.SIZE"):
+        mapper(frame)
+
+
+def shifted_sample(frame, seed):
+    augmentation = {**NO_AUGMENTATION, "shift": 1.0, "shift_pixels": 30}
+    mapper = make_mapper(augmentation=augmentation, input_size=SIZE, resize="pad")
+    return mapper(frame, np.random.default_rng(seed))
+
+
+def test_a_shift_moves_camera_and_boxes_and_clips_these(frame):
+    moved = set()
+    for seed in range(8):
+        result = shifted_sample(frame, seed)
+        objects, camera = result["instances"], Camera(result["camera"])
+        centres, _ = camera.project(objects.gt_boxes3d.centres)
+        torch.testing.assert_close(centres, objects.gt_projected_centres, rtol=0, atol=2e-3)
+        hull = objects.gt_boxes3d.project(camera, (SIZE[1], SIZE[0]))
+        torch.testing.assert_close(hull, objects.gt_boxes.tensor, rtol=0, atol=5e-3)
+        assert torch.equal(objects.gt_cameras, result["camera"].expand(len(objects), 3, 4))
+        moved.add(tuple(result["affine"][:, 2].tolist()))
+    assert len(moved) == 8
+
+
+def test_objects_that_a_shift_pushes_out_are_gone(frame):
+    edge = copy.deepcopy(frame)
+    edge["annotations"][0]["bbox"] = [0, 40, 12, 90]
+    counts = {}
+    for seed in range(20):
+        result = shifted_sample(edge, seed)
+        boxes = result["instances"].gt_boxes.tensor
+        assert ((boxes[:, 2:] - boxes[:, :2]) > 1).all()
+        assert (boxes >= 0).all() and (boxes <= torch.tensor([*SIZE, *SIZE])).all()
+        counts.setdefault(result["affine"][0, 2].item() < -11, set()).add(len(boxes))
+    assert 2 in counts[True] and counts[False] == {3}

@@ -20,6 +20,12 @@ ROOT = Path(__file__).parents[2]
 TINY = ROOT / "tests" / "tiny.yaml"
 CAR = "Car 0 0 0 100 20 160 70 1.5 1.6 3.9 1 1.5 10 0"
 
+# With the settings that its configs in configs/kitti give each.
+HEADS = {
+    "MonoDLEHead": [],
+    "GUPNetHead": ["INPUT.AUGMENTATION.CROP_DEPTH", "metric", "SOLVER.TASK_LEARNING.ENABLED", True],
+}
+
 
 @pytest.fixture(autouse=True)
 def _several_runs_in_one_process(monkeypatch):
@@ -170,6 +176,25 @@ def test_resume_goes_on(datasets, train, output):
     whole = torch.load(output / "model_final.pth", weights_only=True)
     for name, value in whole["model"].items():
         assert torch.equal(value, resumed["model"][name]), name
+
+
+@pytest.mark.parametrize("metric", [False, True], ids=["", "qi"])
+@pytest.mark.parametrize("object_depth", [False, True], ids=["", "depth"])
+@pytest.mark.parametrize("head", HEADS)
+def test_every_head_with_every_loss(datasets, train, output, head, metric, object_depth):
+    """Trains, resumes and evaluates by config alone."""
+    changes = [
+        "MODEL.BOX3D_HEAD.NAME", head, *HEADS[head], "DATASETS.TEST", "('kitti_val',)",
+        "MODEL.QUASI_ISOMETRIC.ENABLED", metric, "MODEL.OBJECT_DEPTH.ENABLED", object_depth,
+    ]  # fmt: skip
+    train("SOLVER.MAX_ITER", 2, *changes)
+    scores = train("--resume", "SOLVER.MAX_ITER", 3, *changes)
+    assert "Starting training from iteration 2" in (output / "log.txt").read_text()
+    assert 0 <= scores["bbox3d"]["Car/AP40_3d_moderate"] <= 100
+    logged = {name for line in metrics(output) for name in line}
+    assert ("loss_metric" in logged, "loss_object_depth" in logged) == (metric, object_depth)
+    weights = torch.load(output / "model_final.pth", weights_only=True)["model"]
+    assert any(name.startswith("object_depth_head.") for name in weights) == object_depth
 
 
 def test_seed_alone_decides(datasets, train, output):

@@ -5,7 +5,8 @@ import torch
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from qiml.engine.trainer import Trainer, TrainStep
+from qiml.engine.train_step import TrainStep
+from qiml.engine.trainer import Trainer
 
 
 class Killed(BaseException):
@@ -143,3 +144,22 @@ def test_loss_that_is_not_finite_stops_before_the_weights_take_it_up(value):
         with pytest.raises(FloatingPointError):
             step.run_step()
     assert model.weight.item() == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_gradients_are_clipped_after_unscaling(scaled):
+    model = Stub()
+    step = TrainStep(
+        model,
+        torch.optim.SGD(model.parameters(), lr=0.1),
+        scale_gradients=False,
+        clip_gradients=lambda parameters: nn.utils.clip_grad_value_(parameters, 0.5),
+    )
+    if scaled:
+        step.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    step.start([2.0, 0.25])
+    with EventStorage():
+        step.run_step()
+        assert model.weight.item() == pytest.approx(1 - 0.1 * 0.5)
+        step.run_step()
+    assert model.weight.item() == pytest.approx(0.95 - 0.1 * 0.25)

@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from detectron2.utils import comm
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from qiml.config import load_config_text
 from qiml.data.catalog import register_datasets
@@ -16,9 +17,17 @@ from qiml.engine.trainer import Trainer
 def first_step(cfg):
     """Losses and gradients of the first batch, in float64; batch normalisation by running statistics.
 
-    (Each worker normalises by its own share, which is not what is compared here.)
+    (Each worker normalises by its own share, which is not what is compared here.) What the model computes in
+    float32 whatever its weights are is computed in float64, too.
     """
     register_datasets(cfg.DATASETS.TRAIN)
+    batch = next(iter(build_train_loader(cfg)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.Tensor, "float", torch.Tensor.double)
+        return _losses_and_gradients(cfg, batch)
+
+
+def _losses_and_gradients(cfg, batch):
     torch.manual_seed(0)
     model = Trainer.build_model(cfg).double()
     # Far from the initial 0, so that every term has something to say.
@@ -26,10 +35,9 @@ def first_step(cfg):
         for parameter in model.parameters():
             parameter += 0.05 * torch.randn_like(parameter)
     for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
+        if isinstance(module, _BatchNorm):
             module.eval()
     wrapped = distribute(model)
-    batch = next(iter(build_train_loader(cfg)))
     losses = wrapped(batch)
     sum(losses.values()).backward()
     values = {name: v.detach().clone() for name, v in losses.items()}
@@ -46,14 +54,23 @@ def _worker(rank, config):
     return first_step(load_config_text(config))
 
 
-@pytest.mark.parametrize("size, batch", [(2, 4), (3, 4)], ids=["even", "uneven"])
+@pytest.mark.parametrize("head", ["MonoDLEHead", "GUPNetHead", "MonoConHead"])
+@pytest.mark.parametrize(
+    "size, empty", [(2, 0), (3, 3)], ids=["even", "uneven, some without objects"]
+)
 def test_workers_give_the_losses_and_gradients_of_one(
-    kitti_folder, tiny_config, spawn_workers, size, batch
+    kitti_folder, tiny_config, spawn_workers, head, size, empty
 ):
-    """Cropped frames have no 3D supervision, so that the workers' numbers of objects differ."""
-    data = f"('kitti_format:{kitti_folder(frames=5)}:train',)"
+    """Four of five frames; cropped ones have no 3D supervision, so that the workers' objects differ.
+
+    With three empty frames, at least one of three workers has none.
+    """
+    root = kitti_folder(frames=5)
+    for index in range(empty):
+        (root / "training" / "label_2" / f"{index:06d}.txt").write_text("")
     cfg = tiny_config(
-        *("DATASETS.TRAIN", data, "SOLVER.IMS_PER_BATCH", batch, "INPUT.FILTER.MIN_HEIGHT", 1.0),
+        *("DATASETS.TRAIN", f"('kitti_format:{root}:train',)", "SOLVER.IMS_PER_BATCH", 4),
+        *("MODEL.BOX3D_HEAD.NAME", head, "INPUT.FILTER.MIN_HEIGHT", 1.0),
     )
     losses, gradients = first_step(cfg)
     (shared, shared_gradients), *_ = spawn_workers(_worker, size, cfg.dump())

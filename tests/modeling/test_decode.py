@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qiml.modeling.decode import find_peaks, inverse_sigmoid_depth
+from qiml.modeling.decode import boxes_of_the_original, find_peaks, inverse_sigmoid_depth
 
 
 def heatmap(*spots, shape=(2, 3, 8, 10), background=-9.0):
@@ -72,3 +72,25 @@ def test_inverse_sigmoid_depth_is_finite_and_falls():
     assert (depth.diff() <= 0).all()
     assert depth[3] == pytest.approx(1, abs=1e-5)
     assert depth[0] == pytest.approx(1e6, rel=1e-4)
+
+
+def test_peaks_are_selected_together():
+    peaks = find_peaks(heatmap((0, 1, 2, 3, 1.0), (1, 2, 7, 9, 3.0)), top_k=2)
+    kept = peaks[peaks.scores > 0.5]
+    assert kept.image_index.tolist() == [0, 1]
+    assert kept.cells.tolist() == [[3, 2], [9, 7]]
+    assert kept.classes.tolist() == [1, 2] and len(kept.scores) == 2
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_boxes_come_back_to_the_original(autocast):
+    """Also inside mixed precision, whose products know three digits."""
+    affines = torch.tensor([[[0.5, 0, -3], [0, 0.5, 7]], [[2.0, 0, 1], [0, 2.0, -5]]])
+    original = torch.tensor([[1003.25, 20.5, 1100.75, 99.25], [3.0, 4.0, 211.0, 301.0]])
+    index = torch.tensor([1, 0])
+    corners = original.view(2, 2, 2) * affines[index][:, None, [0, 1], [0, 1]]
+    corners = corners + affines[index][:, None, :, 2]
+    centres, sizes = corners.mean(dim=1), corners[:, 1] - corners[:, 0]
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        boxes = boxes_of_the_original(centres, sizes, index, affines)
+    torch.testing.assert_close(boxes, original, rtol=0, atol=1e-3)

@@ -5,8 +5,9 @@ from detectron2.structures import Instances
 from qiml.data.kitti_format import KITTIObjects, read_objects
 from qiml.data.loader import build_train_loader
 from qiml.data.mapper import MonocularMapper
-from qiml.engine.checkpoint import DetectorCheckpointer
+from qiml.engine.checkpoint import TRAINING_ONLY, DetectorCheckpointer
 from qiml.engine.trainer import Trainer
+from qiml.errors import ConfigError
 
 BOTH_OFF = ["MODEL.OBJECT_DEPTH.ENABLED", False, "MODEL.QUASI_ISOMETRIC.ENABLED", False]
 HEAD_LOSSES = {
@@ -15,11 +16,14 @@ HEAD_LOSSES = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def make_detector(tiny_config):
+@pytest.fixture(params=["MonoDLEHead", "GUPNetHead"])
+def make_detector(tiny_config, request):
+    """With either head, whose losses have the same names."""
+
     def make(*overrides):
         torch.manual_seed(0)
-        return Trainer.build_model(tiny_config(*overrides))
+        head = ("MODEL.BOX3D_HEAD.NAME", request.param)
+        return Trainer.build_model(tiny_config(*head, *overrides))
 
     return make
 
@@ -60,11 +64,13 @@ def assert_same(detections, expected):
             assert torch.equal(*pair), name
 
 
+@pytest.mark.parametrize("head", ["MonoDLEHead", "GUPNetHead", "MonoConHead"])
 def test_eval_model_is_the_same_with_and_without_the_losses(
-    make_detector, make_batch, tiny_config, tmp_path
+    make_detector, make_batch, tiny_config, tmp_path, head
 ):
     """Issue 2: parameters and outputs, after training steps with both losses."""
-    trained = make_detector("MODEL.BOX3D_HEAD.SCORE_THRESHOLD", 0.0)
+    options = ("MODEL.BOX3D_HEAD.NAME", head, "MODEL.BOX3D_HEAD.SCORE_THRESHOLD", 0.0)
+    trained = make_detector(*options)
     batch = make_batch("INPUT.AUGMENTATION.CROP", 0.0)
     optimizer = torch.optim.SGD(trained.parameters(), lr=1e-3)
     for _ in range(2):
@@ -77,16 +83,16 @@ def test_eval_model_is_the_same_with_and_without_the_losses(
     assert_same(detect(inference, images), expected)
 
     DetectorCheckpointer(trained, tmp_path).save("trained")
-    plain = make_detector("MODEL.BOX3D_HEAD.SCORE_THRESHOLD", 0.0, *BOTH_OFF)
+    plain = make_detector(*options, *BOTH_OFF)
     torch.nn.init.normal_(next(plain.parameters()))  # whatever it starts from
     DetectorCheckpointer(plain).load(str(tmp_path / "trained.pth"))
     assert_same(detect(plain, images), expected)
 
-    states = [model.state_dict() for model in (plain, inference)]
+    states = [model.state_dict() for model in (plain.for_inference(), inference)]
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
     extra = trained.state_dict().keys() - states[0].keys()
-    assert extra and all(key.startswith("object_depth_head.") for key in extra)
+    assert extra and all(key.startswith(TRAINING_ONLY) for key in extra)
 
 
 def test_inference_model_shares_weights_and_leaves_the_trained_one_alone(make_detector):
@@ -137,6 +143,8 @@ def test_losses_and_gradients_are_finite(make_detector, make_batch, kitti_folder
     sum(losses.values()).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+    for name, value in model.named_buffers():  # running statistics
+        assert value.isfinite().all(), name
 
     depends_on_depth = {"loss_depth", "loss_offset_3d", "loss_size_3d", "loss_object_depth"}
     for name in depends_on_depth:
@@ -173,6 +181,42 @@ def test_cropped_objects_stay_out_of_both_losses(make_detector, make_batch):
     painted = model.paint_object_depth([x["instances"] for x in batch], (16, 24))
     assert not painted[0].any() and painted[1].any()
     assert losses["loss_object_depth"].isfinite()
+
+
+def test_crops_that_keep_metric_depth_show_the_losses_the_depth_that_they_show(
+    make_detector, make_batch
+):
+    """A neck cannot see that what looks 10 m away was 8 m away before the crop."""
+    model = make_detector().train()
+    batch = make_batch("INPUT.AUGMENTATION.CROP", 1.0, "INPUT.AUGMENTATION.CROP_DEPTH", "metric")
+    seen = []
+    model.metric_loss.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1]))
+    assert all(loss.isfinite() for loss in model(batch).values())
+    objects = Instances.cat([x["instances"] for x in batch])
+    assert objects.gt_has_3d.all()
+    assert torch.equal(objects.gt_depth, objects.gt_boxes3d.depth)
+    assert (objects.gt_apparent_depth - objects.gt_depth).abs().min() > 0.1
+    assert len(seen[0]) and set(seen[0].tolist()) <= set(objects.gt_apparent_depth.tolist())
+    painted = model.paint_object_depth([x["instances"] for x in batch], (16, 24))
+    assert set(painted.unique().tolist()) <= {0, *objects.gt_apparent_depth.tolist()}
+
+
+def test_descriptors_of_regions(tiny_config, make_batch):
+    """By one key, with a head that has them; their gradient reaches the neck, and no head."""
+    roi = ["MODEL.QUASI_ISOMETRIC.DESCRIPTOR", "roi"]
+    with pytest.raises(ConfigError, match=r"DESCRIPTOR: found 'roi' with .*MonoDLEHead"):
+        Trainer.build_model(tiny_config(*roi))
+    model = Trainer.build_model(
+        tiny_config(*roi, "MODEL.BOX3D_HEAD.NAME", "GUPNetHead", "MODEL.QUASI_ISOMETRIC.B", 0.0)
+    )
+    descriptors = []
+    model.metric_loss.register_forward_pre_hook(lambda _, inputs: descriptors.append(inputs[0]))
+    losses = model.train()(make_batch("INPUT.AUGMENTATION.CROP", 0.0))
+    assert descriptors[0].shape == (6, model.neck.out_channels)
+    losses["loss_metric"].backward()
+    assert all(p.grad is None for p in model.box3d_head.parameters())
+    assert any(p.grad is not None and p.grad.any() for p in model.neck.parameters())
+    assert model.for_inference().metric_loss is None
 
 
 def test_depth_is_painted_where_the_2d_boxes_are(make_detector, make_batch):

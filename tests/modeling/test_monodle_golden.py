@@ -6,17 +6,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from detectron2.config import get_cfg
-from detectron2.modeling import build_model
 
-import qiml.modeling  # noqa: F401  registers the model
-from qiml.config import add_qiml_config
 from qiml.losses.focal import heatmap_focal_loss
-from qiml.losses.heading import BIN_SIZE
-from qiml.modeling.box3d.monodle import REGRESSION_CHANNELS, MonoDLEPredictions
+from qiml.modeling.box3d.monodle import REGRESSION_CHANNELS
 from qiml.modeling.official_weights import convert_monodle
-from qiml.modeling.targets import ObjectTargets, gaussian_radius, render_heatmap
-from qiml.structures.camera import Camera
+from qiml.modeling.targets import gaussian_radius, render_heatmap
 
 
 @pytest.fixture(scope="module")
@@ -25,17 +19,10 @@ def golden(golden_model):
 
 
 @pytest.fixture(scope="module")
-def model(golden):
-    cfg = get_cfg()
-    add_qiml_config(cfg)
-    cfg.MODEL.DEVICE = "cpu"
-    cfg.MODEL.BACKBONE.PRETRAINED = False
-    cfg.MODEL.OBJECT_DEPTH.ENABLED = True
-    cfg.MODEL.QUASI_ISOMETRIC.ENABLED = True
-    cfg.MODEL.QUASI_ISOMETRIC.FORM = "official"
-    model = build_model(cfg)
-    model.load_state_dict(convert_monodle(golden.state), strict=True)
-    return model.eval()
+def model(golden, official_detector):
+    both = ("MODEL.OBJECT_DEPTH.ENABLED", True, "MODEL.QUASI_ISOMETRIC.ENABLED", True)
+    form = ("MODEL.QUASI_ISOMETRIC.FORM", "official")
+    return official_detector(convert_monodle(golden.state), *both, *form)
 
 
 @pytest.fixture(scope="module")
@@ -45,30 +32,17 @@ def features(model, golden):
 
 
 @pytest.fixture(scope="module")
-def targets(golden):
-    """The golden's padded target slots as flat objects; only slots with mask_2d hold one."""
-    image_index, slot = golden.tensor("target/mask_2d").nonzero(as_tuple=True)
+def affines(golden):
+    """Original pixels → input pixels; the official ratio is that of the map."""
+    ratio = golden.tensor("calib/ratio").float() / 4
+    affines = torch.zeros(2, 2, 3)
+    affines[:, 0, 0], affines[:, 1, 1] = 1 / ratio[:, 0], 1 / ratio[:, 1]
+    return affines
 
-    def column(name):
-        return golden.tensor(f"target/{name}")[image_index, slot].squeeze(-1)
 
-    width = golden.arrays["target/heatmap"].shape[-1]
-    index = column("indices")
-    cells = torch.stack([index % width, index // width], dim=1)
-    middle, half = cells + column("offset_2d"), column("size_2d") / 2
-    return ObjectTargets(
-        image_index=image_index,
-        classes=column("cls_ids"),
-        cells=cells,
-        projected_centres=cells + column("offset_3d"),
-        boxes2d=torch.cat([middle - half, middle + half], dim=1),
-        depth=column("depth"),
-        dimensions=column("size_3d"),
-        alpha=column("heading_bin") * BIN_SIZE + column("heading_res"),
-        has_3d=column("mask_3d").bool(),
-        num_images=2,
-        map_size=tuple(golden.arrays["target/heatmap"].shape[-2:]),
-    )
+@pytest.fixture(scope="module")
+def targets(golden, affines):
+    return golden.targets(golden.cameras.warp(affines), affines)
 
 
 def losses(model, features, golden, targets):
@@ -88,7 +62,7 @@ def losses(model, features, golden, targets):
     terms["loss_object_depth"] = model.object_depth_head.loss(
         model.object_depth_head(features), painted.squeeze(1)
     )
-    terms["loss_metric"] = model.descriptor_loss(features, targets)
+    terms["loss_metric"] = model.descriptor_loss(features, head(features), targets)
     return terms
 
 
@@ -141,16 +115,12 @@ def test_loss_term(model, features, golden, targets, official, ours):
     assert value == pytest.approx(float(golden.arrays[f"loss/{official}"]), rel=1e-4)
 
 
-def test_loss_terms_in_train_mode(model, golden, targets):
-    state = {key: value.clone() for key, value in model.state_dict().items()}
-    model.train()
-    try:
+def test_loss_terms_in_train_mode(model, golden, targets, train_mode):
+    with train_mode(model):
         terms = losses(model, model.neck(model.backbone(golden.images)), golden, targets)
         for official, ours in OFFICIAL_TERMS.items():
             expected = float(golden.arrays[f"train_loss/{official}"])
             assert terms[ours].item() == pytest.approx(expected, rel=1e-3), official
-    finally:
-        model.eval().load_state_dict(state)
 
 
 def test_gradients(model, golden, targets):
@@ -183,20 +153,14 @@ def test_heatmap_target(golden, targets):
     )
 
 
-def test_detections(model, features, golden):
+def test_detections(model, features, golden, affines):
     """Decoded boxes equal the official ones: pixels of the original image, metres, radians."""
     head = model.box3d_head
-    projections = golden.tensor("calib/P2").clone()
-    projections[:, 2, 3] = 0  # the official calibration class divides by z alone (see Camera)
-    ratio = golden.tensor("calib/ratio").float() / head.stride  # original pixels per input pixel
-    affines = torch.zeros(2, 2, 3)
-    affines[:, 0, 0], affines[:, 1, 1] = 1 / ratio[:, 0], 1 / ratio[:, 1]
     image_sizes = [(int(h), int(w)) for w, h in golden.arrays["calib/img_size"]]
     head.score_threshold, threshold = -1.0, head.score_threshold
     with torch.no_grad():
-        predictions = MonoDLEPredictions(head.heatmap(features), features)
         detections = head.inference(
-            predictions, Camera(projections).warp(affines), affines, image_sizes
+            head(features), golden.cameras.warp(affines), affines, image_sizes
         )
     head.score_threshold = threshold
 

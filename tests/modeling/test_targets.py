@@ -14,6 +14,7 @@ from qiml.modeling.targets import (
     render_heatmap,
 )
 from qiml.structures.boxes3d import Boxes3D
+from qiml.structures.camera import Camera
 
 STRIDE = 4
 
@@ -33,6 +34,9 @@ def make_instances(centres, boxes=None, depth=None, has_3d=True):
         gt_depth=depth.float(),
         gt_alpha=torch.linspace(-1, 1, count),
         gt_has_3d=torch.full((count,), has_3d),
+        gt_apparent_depth=depth.float() + 1,
+        gt_cameras=torch.arange(count * 12.0).view(count, 3, 4),
+        gt_affines=torch.arange(count * 6.0).view(count, 2, 3),
     )
 
 
@@ -47,9 +51,13 @@ def objects_at(cells, sizes, classes, image_index, map_size, num_images=2):
         projected_centres=cells + 0.5,
         boxes2d=torch.cat([cells - sizes / 2, cells + sizes / 2], dim=1),
         depth=torch.ones(count),
+        apparent_depth=torch.ones(count),
         dimensions=torch.ones(count, 3),
+        yaw=torch.zeros(count),
         alpha=torch.zeros(count),
         has_3d=torch.ones(count, dtype=torch.bool),
+        cameras=Camera(torch.zeros(count, 3, 4)),
+        affines=torch.zeros(count, 2, 3),
         num_images=num_images,
         map_size=map_size,
     )
@@ -69,7 +77,11 @@ def test_flattening_keeps_every_attribute_and_its_image():
     assert targets.projected_centres.tolist() == [[2.5, 5], [7.5, 10], [12.5, 15]]
     assert targets.boxes2d.tolist() == [[0, 0, 2, 2]] * 3
     assert targets.depth.tolist() == [10, 11, 10]
+    assert targets.apparent_depth.tolist() == [11, 12, 11]
     torch.testing.assert_close(targets.dimensions[1], torch.tensor([1.4, 1.5, 1.6]))
+    torch.testing.assert_close(targets.yaw, torch.tensor([0.7, 1.7, 0.7]))
+    assert targets.cameras.fx.tolist() == [0, 12, 0]
+    assert targets.affines[:, 0, 0].tolist() == [0, 6, 0]
     assert targets.alpha.tolist() == [-1, 1, -1]
     assert targets.has_3d.tolist() == [True, True, False]
     assert (targets.num_images, targets.map_size) == (3, (16, 24))

@@ -27,8 +27,11 @@ def add_qiml_config(cfg: CN) -> None:
 
 
 def _add_input(cfg: CN) -> None:
-    # Width and height of the network's input; images are warped to it, keeping their aspect ratio.
+    # Width and height of the network's input.
     cfg.INPUT.SIZE = (1280, 384)
+    # "fit": images are scaled so that their width fills the input, keeping their aspect ratio; "pad": they
+    # keep their pixels, in the input's upper left corner, the rest filled with MODEL.PIXEL_MEAN.
+    cfg.INPUT.RESIZE = "fit"
 
     cfg.INPUT.AUGMENTATION = CN()
     # Probability of mirroring image, boxes and camera.
@@ -39,11 +42,19 @@ def _add_input(cfg: CN) -> None:
     cfg.INPUT.AUGMENTATION.CROP_SCALE = 0.4
     cfg.INPUT.AUGMENTATION.CROP_SHIFT = 0.1
     # What a crop does to 3D supervision. "ignore": cropped images train heat map, 2D box and heading
-    # only (the official code); "virtual": depth is divided by the magnification, as if the object
-    # were seen by the uncropped camera.
+    # only (the official MonoDLE); "virtual": depth is divided by the magnification, as if the object
+    # were seen by the uncropped camera; "metric": depth stays as it is, for heads that undo the crop
+    # themselves (GUPNet). The two losses on neck features then take the virtual depth.
     cfg.INPUT.AUGMENTATION.CROP_DEPTH = "ignore"
-    # Probability of random brightness, contrast and saturation.
+    # Probability of a random shift, and its largest size to either side in whole pixels; what leaves the
+    # image is cut off, 2D boxes with it.
+    cfg.INPUT.AUGMENTATION.SHIFT = 0.0
+    cfg.INPUT.AUGMENTATION.SHIFT_PIXELS = 32
+    # Probability of random colours.
     cfg.INPUT.AUGMENTATION.PHOTOMETRIC = 0.0
+    # "jitter": brightness, contrast and saturation together; "distortion": SSD's, as MonoCon, each of these
+    # and of hue and a permutation of the channels half of the time.
+    cfg.INPUT.AUGMENTATION.PHOTOMETRIC_FORM = "jitter"
 
     # Which labelled objects train: 2D height in pixels of the original image (y2 − y1 + 1, as the official
     # code counts), KITTI's truncation and occlusion, depth in metres.
@@ -90,8 +101,18 @@ def _add_model(cfg: CN) -> None:
     cfg.MODEL.BOX3D_HEAD.HIDDEN_CHANNELS = 256
     # Heat-map peaks decoded per image.
     cfg.MODEL.BOX3D_HEAD.TOP_K = 50
-    # Least heat-map score of a detection.
+    # Least score of a detection: MonoDLE's of the heat map alone, GUPNet's and MonoCon's times the depth
+    # confidence.
     cfg.MODEL.BOX3D_HEAD.SCORE_THRESHOLD = 0.2
+    # GUPNet: mean height, width and length in metres of each class, to which its sizes are residuals; here
+    # of KITTI's Pedestrian, Car, Cyclist, as in the official code. A checkpoint brings its own.
+    cfg.MODEL.BOX3D_HEAD.MEAN_SIZES = [
+        [1.76255119, 0.66068622, 0.84422524],
+        [1.52563191462, 1.62856739989, 3.88311640418],
+        [1.73698127, 0.59706367, 1.76282397],
+    ]
+    # GUPNet: side of the squares that its second stage pools from 2D boxes.
+    cfg.MODEL.BOX3D_HEAD.ROI_SIZE = 7
 
     # The auxiliary object-wise depth-map head; gone at inference.
     cfg.MODEL.OBJECT_DEPTH = CN()
@@ -115,7 +136,10 @@ def _add_model(cfg: CN) -> None:
     cfg.MODEL.QUASI_ISOMETRIC.DEPTH_SPACE = "metric"
     # Compare the objects of all workers.
     cfg.MODEL.QUASI_ISOMETRIC.GATHER = True
-    # A descriptor is the mean of this many cells squared around the projected centre.
+    # An object's descriptor is a mean of neck features: "neck", in a window around its projected centre;
+    # "roi", in its 2D box, as a head with a second stage pools them (GUPNet).
+    cfg.MODEL.QUASI_ISOMETRIC.DESCRIPTOR = "neck"
+    # Side of that window, in cells.
     cfg.MODEL.QUASI_ISOMETRIC.DESCRIPTOR_SIZE = 5
 
 
@@ -129,10 +153,28 @@ def _add_solver(cfg: CN) -> None:
     cfg.SOLVER.WEIGHT_DECAY = 1e-5
     cfg.SOLVER.WEIGHT_DECAY_BIAS = 0.0
     cfg.SOLVER.IMS_PER_BATCH = 16
+    # Weight decay of normalisation layers, whatever the parameter; None: as of other weights and biases.
+    cfg.SOLVER.WEIGHT_DECAY_NORM = None
+    # Detectron2's "value" and "norm" (of each parameter's gradient), or "full_model" (norm of all together).
+    cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "value"
     # Learning rate the warm-up starts from; it rises along half a cosine for SOLVER.WARMUP_ITERS
     # iterations. Then SOLVER.LR_SCHEDULER_NAME decides: "WarmupMultiStepLR" (SOLVER.STEPS,
-    # SOLVER.GAMMA) or "WarmupCosineLR" (down to 0).
+    # SOLVER.GAMMA), "WarmupCosineLR" (down to 0) or "CyclicLR" (SOLVER.CYCLIC, without warm-up).
     cfg.SOLVER.WARMUP_START_LR = 1e-5
+    # Hierarchical task learning (GUPNet): a loss counts the more, the less those it builds on still fall.
+    cfg.SOLVER.TASK_LEARNING = CN()
+    cfg.SOLVER.TASK_LEARNING.ENABLED = False
+    # Iterations over which losses are averaged and weights stay; 0: an epoch.
+    cfg.SOLVER.TASK_LEARNING.PERIOD = 0
+    # Periods over which a loss's fall is measured. Before the first so many, what builds on others weighs 0.
+    cfg.SOLVER.TASK_LEARNING.WINDOW = 5
+    # "CyclicLR" along half cosines: over the first RISE of the run the learning rate rises from BASE_LR to
+    # PEAK times it and β₁ falls to MOMENTUM; then the rate falls to FINAL times BASE_LR and β₁ comes back.
+    cfg.SOLVER.CYCLIC = CN()
+    cfg.SOLVER.CYCLIC.RISE = 0.4
+    cfg.SOLVER.CYCLIC.PEAK = 10.0
+    cfg.SOLVER.CYCLIC.FINAL = 1e-4
+    cfg.SOLVER.CYCLIC.MOMENTUM = 0.85
     # Mixed precision: "bfloat16" (CPU and GPU) or "float16" (GPU only).
     cfg.SOLVER.AMP.DTYPE = "bfloat16"
     # How many of the checkpoints written every SOLVER.CHECKPOINT_PERIOD iterations stay; 0: all.
@@ -243,9 +285,15 @@ def _check_values(cfg: CN) -> None:
     qi, choices = cfg.MODEL.QUASI_ISOMETRIC, []
     choices += [("MODEL.QUASI_ISOMETRIC.FORM", qi.FORM, ("two_sided", "official"))]
     choices += [("MODEL.QUASI_ISOMETRIC.DEPTH_SPACE", qi.DEPTH_SPACE, ("metric", "log"))]
+    choices += [("MODEL.QUASI_ISOMETRIC.DESCRIPTOR", qi.DESCRIPTOR, ("neck", "roi"))]
+    crop_depth = cfg.INPUT.AUGMENTATION.CROP_DEPTH
     choices += [
-        ("INPUT.AUGMENTATION.CROP_DEPTH", cfg.INPUT.AUGMENTATION.CROP_DEPTH, ("ignore", "virtual"))
+        ("INPUT.AUGMENTATION.CROP_DEPTH", crop_depth, ("ignore", "virtual", "metric")),
     ]
+    choices += [("INPUT.RESIZE", cfg.INPUT.RESIZE, ("fit", "pad"))]
+    form, clip = cfg.INPUT.AUGMENTATION.PHOTOMETRIC_FORM, cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE
+    choices += [("INPUT.AUGMENTATION.PHOTOMETRIC_FORM", form, ("jitter", "distortion"))]
+    choices += [("SOLVER.CLIP_GRADIENTS.CLIP_TYPE", clip, ("value", "norm", "full_model"))]
     choices += [("MODEL.NECK.UPSAMPLE", cfg.MODEL.NECK.UPSAMPLE, ("learned", "nearest"))]
     choices += [("SOLVER.AMP.DTYPE", cfg.SOLVER.AMP.DTYPE, ("bfloat16", "float16"))]
     for key, value, allowed in choices:
@@ -259,6 +307,9 @@ def _check_values(cfg: CN) -> None:
     least += [("MODEL.BOX3D_HEAD.TOP_K", cfg.MODEL.BOX3D_HEAD.TOP_K, 1)]
     least += [("SOLVER.CHECKPOINT_PERIOD", cfg.SOLVER.CHECKPOINT_PERIOD, 1)]
     least += [("SOLVER.CHECKPOINTS_KEPT", cfg.SOLVER.CHECKPOINTS_KEPT, 0)]
+    least += [("MODEL.BOX3D_HEAD.ROI_SIZE", cfg.MODEL.BOX3D_HEAD.ROI_SIZE, 1)]
+    least += [("SOLVER.TASK_LEARNING.PERIOD", cfg.SOLVER.TASK_LEARNING.PERIOD, 0)]
+    least += [("SOLVER.TASK_LEARNING.WINDOW", cfg.SOLVER.TASK_LEARNING.WINDOW, 3)]
     for key, value, minimum in least:
         if value < minimum:
             raise ConfigError(

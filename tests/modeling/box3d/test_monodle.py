@@ -4,34 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from qiml.data.kitti import load_kitti_format
-from qiml.data.mapper import MonocularMapper
-from qiml.losses.heading import NUM_BINS, encode_heading
-from qiml.modeling.box3d.monodle import MonoDLEHead, MonoDLEPredictions
+from qiml.modeling.box3d.centre_head import CentrePredictions
+from qiml.modeling.box3d.monodle import MonoDLEHead
 from qiml.modeling.targets import flatten_objects, render_heatmap
 from qiml.structures.boxes3d import wrap_angle
 from qiml.structures.camera import Camera, invert_affine
 
-INPUT = (320, 96)
 MAP = (24, 80)
-
-
-def read_samples(root, flip=0.0, crop=0.0):
-    """Every frame's training sample, with all objects."""
-    mapper = MonocularMapper(
-        input_size=INPUT,
-        augmentation={"flip": flip, "crop": crop, "crop_scale": 0.2, "crop_shift": 0.03},
-        photometric=0.0,
-        crop_depth="ignore",
-        min_height=0,
-        max_truncation=1,
-        max_occlusion=3,
-        min_depth=0,
-        max_depth=100,
-        category_ids=frozenset({0, 1, 2}),
-    )
-    frames = load_kitti_format(root, "train")
-    return [mapper(frame, np.random.default_rng(n)) for n, frame in enumerate(frames)]
 
 
 @pytest.fixture
@@ -40,47 +19,32 @@ def head():
     return MonoDLEHead(8, hidden_channels=8, num_classes=3, stride=4, top_k=10, score_threshold=0.9)
 
 
-def perfect_regression(targets):
+@pytest.fixture
+def perfect_regression(encode_regression):
     """What the branches should say at the objects' cells."""
-    boxes, cells = targets.boxes2d, targets.cells
-    bins, residuals = encode_heading(targets.alpha)
-    heading = torch.zeros(len(targets), 2 * NUM_BINS)
-    rows = torch.arange(len(targets))
-    heading[rows, bins] = 50.0
-    heading[rows, NUM_BINS + bins] = residuals
-    raw_depth = -torch.log(targets.depth)  # sigmoid(raw) = 1 / (depth + 1)
-    return {
-        "offset_2d": (boxes[:, :2] + boxes[:, 2:]) / 2 - cells,
-        "size_2d": boxes[:, 2:] - boxes[:, :2],
-        "depth": torch.stack([raw_depth, torch.full_like(raw_depth, -3.0)], dim=1),
-        "offset_3d": targets.projected_centres - cells,
-        "size_3d": targets.dimensions,
-        "heading": heading,
-    }
 
+    def encode(targets):
+        boxes = targets.boxes2d
+        return encode_regression(
+            targets,
+            centres=(boxes[:, :2] + boxes[:, 2:]) / 2,
+            sizes=boxes[:, 2:] - boxes[:, :2],
+            projected_centres=targets.projected_centres,
+        )
 
-def at_cells(targets, values):
-    """A stand-in for the branches: the values of the object in a cell, zeros elsewhere."""
-
-    def regress(_features, image_index, cells):
-        same = (image_index[:, None] == targets.image_index) & (
-            cells[:, None] == targets.cells
-        ).all(dim=2)
-        return {name: same.float() @ value for name, value in values.items()}
-
-    return regress
+    return encode
 
 
 @pytest.mark.parametrize("flip", [0.0, 1.0])
 @pytest.mark.parametrize("crop", [0.0, 1.0])
 def test_labels_encoded_as_predictions_decode_to_themselves(
-    head, kitti_folder, monkeypatch, flip, crop
+    head, kitti_folder, read_samples, perfect_regression, at_cells, monkeypatch, flip, crop
 ):
-    batch = read_samples(kitti_folder(), flip, crop)
+    batch = read_samples(kitti_folder(), flip=flip, crop=crop)
     targets = flatten_objects([x["instances"] for x in batch], 4, MAP)
     assert len(targets) == 6
     monkeypatch.setattr(head, "regress", at_cells(targets, perfect_regression(targets)))
-    predictions = MonoDLEPredictions(render_heatmap(targets, 3).logit(eps=1e-5), torch.zeros(2))
+    predictions = CentrePredictions(render_heatmap(targets, 3).logit(eps=1e-5), torch.zeros(2))
     affines = torch.stack([x["affine"] for x in batch])
     detections = head.inference(
         predictions,
@@ -107,7 +71,7 @@ def test_labels_encoded_as_predictions_decode_to_themselves(
         torch.testing.assert_close(image.scores, torch.full((3,), (1 - 1e-4) * np.exp(3.0)).float())
 
 
-def test_perfect_predictions_cost_nothing(head, kitti_folder):
+def test_perfect_predictions_cost_nothing(head, kitti_folder, read_samples, perfect_regression):
     sample = read_samples(kitti_folder())[0]
     targets = flatten_objects([sample["instances"]], 4, MAP)
     losses = head.regression_losses(perfect_regression(targets), targets)
@@ -120,7 +84,7 @@ def test_detections_below_the_threshold_are_left_out(head):
     torch.nn.init.constant_(head.depth[2].bias, 2.0)  # log σ
     heatmap = torch.full((1, 3, 6, 8), -9.0)
     heatmap[0, 1, 2, 2], heatmap[0, 1, 4, 6] = 5.0, 1.0  # probabilities 0.993 and 0.73
-    predictions = MonoDLEPredictions(heatmap, torch.zeros(1, 8, 6, 8))
+    predictions = CentrePredictions(heatmap, torch.zeros(1, 8, 6, 8))
     camera = Camera(torch.tensor([[[180.0, 0, 16, 0], [0, 180, 12, 0], [0, 0, 1, 0]]]))
     (image,) = head.inference(predictions, camera, torch.eye(2, 3)[None], [(24, 32)])
     assert image.pred_classes.tolist() == [1]

@@ -15,12 +15,14 @@ class Warp:
         flip: whether the original is mirrored.
         magnification: size of things in the input relative to the uncropped input.
         cropped: whether a random crop was drawn, whatever its size.
+        shifted: whether a random shift was drawn.
     """
 
     affine: np.ndarray
     flip: bool = False
     magnification: float = 1.0
     cropped: bool = False
+    shifted: bool = False
 
 
 def centred_affine(
@@ -54,25 +56,31 @@ def random_warp(
     crop: float,
     crop_scale: float,
     crop_shift: float,
+    shift: float = 0.0,
+    shift_pixels: int = 0,
 ) -> Warp:
-    """Random flip and crop, as MonoDLE's `kitti_dataset.py` draws them.
+    """Random flip and crop, as MonoDLE's `kitti_dataset.py` draws them, and random shift, as MonoCon's code.
 
     Args:
         rng: the sample's own generator.
         image_size, input_size: (width, height).
-        flip, crop: probabilities.
+        flip, crop, shift: probabilities.
         crop_scale: the shown part is 1 + N(0, 1) · crop_scale wide, clipped at one crop_scale.
         crop_shift: its centre moves by N(0, 1) · crop_shift image sizes, clipped at two.
+        shift_pixels: largest shift to either side, in whole pixels of the input.
     """
     mirrored = rng.random() < flip
     cropped = rng.random() < crop
     centre, scale = np.array(image_size) / 2, 1.0
     if cropped:
         scale = 1 + np.clip(rng.standard_normal() * crop_scale, -crop_scale, crop_scale)
-        shift = np.clip(rng.standard_normal(2) * crop_shift, -2 * crop_shift, 2 * crop_shift)
-        centre = centre + shift * image_size
+        moved = np.clip(rng.standard_normal(2) * crop_shift, -2 * crop_shift, 2 * crop_shift)
+        centre = centre + moved * image_size
     affine = centred_affine(image_size, input_size, centre, scale)
-    return Warp(affine, mirrored, magnification=1 / scale, cropped=cropped)
+    shifted = shift > 0 and rng.random() < shift
+    if shifted:
+        affine[:, 2] += rng.integers(-shift_pixels, shift_pixels, size=2, endpoint=True)
+    return Warp(affine, mirrored, 1 / scale, cropped, shifted)
 
 
 def warp_image(image: np.ndarray, warp: Warp, input_size: tuple[int, int]) -> np.ndarray:
@@ -122,3 +130,56 @@ def photometric_jitter(rng: np.random.Generator, image: np.ndarray) -> np.ndarra
     pixels = image.astype(np.float32) * contrast + brightness
     grey = pixels.mean(axis=2, keepdims=True)
     return np.clip(grey + (pixels - grey) * saturation, 0, 255).astype(np.uint8)
+
+
+def photometric_distortion(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
+    """SSD's distortion as MonoCon uses it: each part with probability 1/2.
+
+    Brightness (±32), contrast (0.5–1.5; before or after the next two), saturation (0.5–1.5), hue (±18°) and a
+    permutation of the channels. Source: Liu et al., SSD (ECCV 2016); MMDetection `PhotoMetricDistortion`,
+    whose result is not clipped to [0, 255].
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+
+    def happens() -> bool:
+        return rng.random() < 0.5
+
+    pixels = image.astype(np.float32)
+    if happens():
+        pixels += np.float32(rng.uniform(-32, 32))
+    contrast = np.float32(rng.uniform(0.5, 1.5)) if happens() else np.float32(1)
+    contrast_first = happens()
+    if contrast_first:
+        pixels *= contrast
+    saturates, turns = happens(), happens()
+    if saturates or turns:
+        hsv = cv2.cvtColor(np.maximum(pixels, 0), cv2.COLOR_RGB2HSV)
+        if saturates:
+            hsv[..., 1] *= np.float32(rng.uniform(0.5, 1.5))
+        if turns:
+            hsv[..., 0] = (hsv[..., 0] + np.float32(rng.uniform(-18, 18))) % 360
+        pixels = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+    if not contrast_first:
+        pixels *= contrast
+    if happens():
+        pixels = pixels[..., rng.permutation(3)]
+    return np.clip(pixels, 0, 255).astype(np.uint8)
+
+
+PHOTOMETRIC = {"jitter": photometric_jitter, "distortion": photometric_distortion}
+"""By the name of INPUT.AUGMENTATION.PHOTOMETRIC_FORM."""
+
+
+def pad_image(
+    image: np.ndarray, input_size: tuple[int, int], colour: tuple[int, int, int]
+) -> np.ndarray:
+    """`image` (H, W, 3) in the upper left corner of a canvas of `input_size` (width, height)."""
+    canvas = np.empty((input_size[1], input_size[0], 3), dtype=np.uint8)
+    canvas[:] = colour
+    canvas[: image.shape[0], : image.shape[1]] = image
+    return canvas

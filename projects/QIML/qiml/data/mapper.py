@@ -10,9 +10,10 @@ from detectron2.data import MetadataCatalog
 from detectron2.structures import Boxes, Instances
 
 from qiml.data.augmentation import (
+    PHOTOMETRIC,
     Warp,
     evaluation_warp,
-    photometric_jitter,
+    pad_image,
     random_warp,
     warp_image,
 )
@@ -53,13 +54,16 @@ class MonocularMapper:
 
     Args:
         input_size: (width, height) of the network's input.
-        augmentation: flip, crop, crop_scale and crop_shift of :func:`random_warp`; None in evaluation.
-        photometric: probability of photometric jitter.
-        crop_depth: "ignore" or "virtual": what a crop does to 3D supervision.
+        augmentation: probabilities and ranges of :func:`random_warp`; None in evaluation.
+        photometric: probability of random colours.
+        crop_depth: "ignore", "virtual" or "metric": what a crop does to 3D supervision.
         min_height, max_truncation, max_occlusion, min_depth, max_depth: which objects train.
         category_ids: categories that train.
         least_points: category → LiDAR points that an object must exceed for 3D supervision, where the
             data count them; None for no such filter.
+        resize: "fit": images are scaled to the input's width; "pad": they keep their pixels.
+        pad_colour: RGB of the input to the right of and below an image that keeps its pixels.
+        photometric_form: a name of ``PHOTOMETRIC``.
     """
 
     @configurable
@@ -77,8 +81,13 @@ class MonocularMapper:
         max_depth: float,
         category_ids: frozenset[int],
         least_points: dict[int, int] | None = None,
+        resize: str = "fit",
+        pad_colour: tuple[int, int, int] = (0, 0, 0),
+        photometric_form: str = "jitter",
     ):
         self.input_size = input_size
+        self.resize, self.pad_colour = resize, pad_colour
+        self.distort = PHOTOMETRIC[photometric_form]
         self.augmentation = augmentation
         self.photometric = photometric
         self.crop_depth = crop_depth
@@ -98,6 +107,8 @@ class MonocularMapper:
                 "crop": augmentation.CROP,
                 "crop_scale": augmentation.CROP_SCALE,
                 "crop_shift": augmentation.CROP_SHIFT,
+                "shift": augmentation.SHIFT,
+                "shift_pixels": augmentation.SHIFT_PIXELS,
             }
             if is_train
             else None,
@@ -110,6 +121,9 @@ class MonocularMapper:
             "max_depth": kept.MAX_DEPTH,
             "least_points": _least_points(cfg) if is_train else {},
             "category_ids": _training_categories(cfg) if is_train else frozenset(),
+            "resize": cfg.INPUT.RESIZE,
+            "pad_colour": tuple(round(value) for value in cfg.MODEL.PIXEL_MEAN),
+            "photometric_form": augmentation.PHOTOMETRIC_FORM,
         }
 
     def __call__(self, dataset_dict: dict, rng: np.random.Generator | None = None) -> dict:
@@ -133,13 +147,16 @@ class MonocularMapper:
                 expected=f"{dataset_dict['width']}×{dataset_dict['height']} as when the data set was read",
                 mend="do not change images while a run reads them",
             )
+        frame = self.frame_size((width, height), dataset_dict["file_name"])
         if self.augmentation is None:
-            warp = evaluation_warp((width, height), self.input_size)
+            warp = evaluation_warp((width, height), frame)
         else:
-            warp = random_warp(rng, (width, height), self.input_size, **self.augmentation)
-        pixels = warp_image(image, warp, self.input_size)
+            warp = random_warp(rng, (width, height), frame, **self.augmentation)
+        pixels = warp_image(image, warp, frame)
         if self.photometric and rng.random() < self.photometric:
-            pixels = photometric_jitter(rng, pixels)
+            pixels = self.distort(rng, pixels)
+        if frame != self.input_size:
+            pixels = pad_image(pixels, self.input_size, self.pad_colour)
 
         camera = Camera(torch.tensor(dataset_dict["camera"], dtype=torch.float64))
         camera = camera.flip(width) if warp.flip else camera
@@ -149,8 +166,27 @@ class MonocularMapper:
         result["affine"] = affine.float()
         if self.augmentation is not None:
             objects = [a for a in dataset_dict.get("annotations", ()) if self.trains(a)]
-            result["instances"] = self.make_instances(objects, warp, camera, width)
+            instances = self.make_instances(objects, warp, camera, width)
+            result["instances"] = clip_objects(instances, frame) if warp.shifted else instances
         return result
+
+    def frame_size(self, image_size: tuple[int, int], file_name: str) -> tuple[int, int]:
+        """(width, height) of the input's part that an image fills.
+
+        Raises:
+            DatasetError: the image does not fit.
+        """
+        if self.resize == "fit":
+            return self.input_size
+        if image_size[0] > self.input_size[0] or image_size[1] > self.input_size[1]:
+            raise DatasetError(
+                file_name,
+                found=f"{image_size[0]}×{image_size[1]} pixels",
+                expected=f"at most INPUT.SIZE, {self.input_size[0]}×{self.input_size[1]}, since INPUT.RESIZE "
+                'is "pad"',
+                mend='enlarge INPUT.SIZE (multiples of 32), or set INPUT.RESIZE to "fit"',
+            )
+        return image_size
 
     def trains(self, annotation: dict) -> bool:
         """Whether an object is clear enough to learn from: MonoDLE's level ≠ "UnKnown" and depth range."""
@@ -192,21 +228,34 @@ class MonocularMapper:
         affine = torch.from_numpy(warp.affine)
         centres, depth = camera.warp(affine).project(boxes3d.centres)
         corners = boxes.reshape(-1, 2, 2) @ affine[:, :2].T + affine[:, 2]
-        has_3d = not warp.cropped or self.crop_depth == "virtual"
+        apparent_depth = depth / warp.magnification
+        has_3d = not warp.cropped or self.crop_depth != "ignore"
         return Instances(
             (self.input_size[1], self.input_size[0]),
             gt_boxes=Boxes(corners.reshape(-1, 4).float()),
             gt_classes=torch.tensor([a["category_id"] for a in objects], dtype=torch.int64),
             gt_boxes3d=boxes3d.to(torch.float32),
             gt_projected_centres=centres.float(),
-            gt_depth=(
-                depth / warp.magnification if self.crop_depth == "virtual" else depth
-            ).float(),
+            gt_depth=(apparent_depth if self.crop_depth == "virtual" else depth).float(),
+            gt_apparent_depth=apparent_depth.float(),
             gt_alpha=alpha.float(),
             gt_has_3d=torch.tensor(
                 [has_3d and self.shows_3d(a) for a in objects], dtype=torch.bool
             ),
+            # The input's camera and affine, once an object: for heads that need more than the labels.
+            gt_cameras=camera.warp(affine).projection.float().expand(len(objects), 3, 4),
+            gt_affines=affine.float().expand(len(objects), 2, 3),
         )
+
+
+def clip_objects(instances: Instances, frame: tuple[int, int]) -> Instances:
+    """Objects with their 2D boxes clipped to (width, height); without those of which a pixel or less is left.
+
+    Source: MonoCon `RandomShiftMonoCon`.
+    """
+    boxes = instances.gt_boxes
+    boxes.clip((frame[1], frame[0]))
+    return instances[boxes.nonempty(threshold=1.0)]
 
 
 def _least_points(cfg) -> dict[int, int]:

@@ -12,14 +12,14 @@ from fvcore.common.checkpoint import _IncompatibleKeys
 from qiml.errors import CheckpointError
 from qiml.io import TEMPORARY_PREFIX, atomic_path, atomic_write_text
 
-TRAINING_ONLY = "object_depth_head."
-"""Prefix of the weights that a checkpoint may have or lack whatever the model's configuration."""
+TRAINING_ONLY = ("object_depth_head.", "box3d_head.auxiliary.")
+"""Prefixes of the weights that a checkpoint may have or lack whatever the model's configuration."""
 
 
 class DetectorCheckpointer(DetectionCheckpointer):
     """Detectron2's checkpointer with tensors-only loading and a model that must fit.
 
-    Weights of the auxiliary head may be missing (it then starts afresh) or left over (evaluation
+    Weights of auxiliary parts may be missing (they then start afresh) or left over (evaluation
     does not need them); any other difference is an error. A file that was damaged on the disk is found
     by its checksums, and resuming then takes the one before it.
 

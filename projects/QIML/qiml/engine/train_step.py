@@ -1,7 +1,7 @@
 """One optimisation step, on one worker or as one of many."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.distributed as dist
@@ -16,9 +16,19 @@ from qiml.losses.reduction import world_size
 class TrainStep(SimpleTrainer):
     """One optimisation step; float16 gradients are scaled, bfloat16 and float32 ones need no scaling."""
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, scale_gradients: bool):
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        scale_gradients: bool,
+        clip_gradients: Callable[[Iterable[nn.Parameter]], object] | None = None,
+    ):
         super().__init__(model, data_loader=(), optimizer=optimizer)
         self.scaler = torch.amp.GradScaler(enabled=scale_gradients)
+        self.clip_gradients = clip_gradients
+        # By name of the loss, 1 for those not named, and the latest losses, unweighted: see TaskLearning.
+        self.loss_weights: dict[str, float] = {}
+        self.losses: dict[str, torch.Tensor] = {}
 
     def start(self, data_loader: Iterable) -> None:
         """Begin to read: after a resume, which decides where the data starts."""
@@ -31,10 +41,15 @@ class TrainStep(SimpleTrainer):
         data_time = time.perf_counter() - start
         losses = self.model(batch)
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(sum(losses.values())).backward()
+        total = sum(self.loss_weights.get(name, 1.0) * loss for name, loss in losses.items())
+        self.scaler.scale(total).backward()
+        self.losses = {name: loss.detach() for name, loss in losses.items()}
         average_running_statistics(self.model)  # not before: the backward pass holds them
         # Raises on NaN or infinity, before the weights take them up.
         self._write_metrics(losses, data_time)
+        if self.clip_gradients is not None:
+            self.scaler.unscale_(self.optimizer)
+            self.clip_gradients(self.model.parameters())
         self.scaler.step(self.optimizer)
         self.scaler.update()
 

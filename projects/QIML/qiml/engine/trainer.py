@@ -26,9 +26,10 @@ from qiml.engine.metrics import (
     build_writers,
     forget_metrics_from,
 )
-from qiml.engine.solver import build_lr_scheduler, build_optimizer
+from qiml.engine.solver import build_gradient_clipper, build_lr_scheduler, build_optimizer
+from qiml.engine.task_learning import TaskLearning
 from qiml.engine.train_step import TrainStep, distribute
-from qiml.errors import QIMLError
+from qiml.errors import ConfigError, QIMLError
 from qiml.evaluation.kitti import KITTI_DIFFICULTIES, VISIBLE
 from qiml.evaluation.kitti_evaluator import KITTIEvaluator
 from qiml.evaluation.waymo_evaluator import WaymoEvaluator
@@ -67,7 +68,9 @@ class Trainer(DefaultTrainer):
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         scale_gradients = cfg.SOLVER.AMP.ENABLED and cfg.SOLVER.AMP.DTYPE == "float16"
-        self._trainer = TrainStep(distribute(model), optimizer, scale_gradients)
+        self._trainer = TrainStep(
+            distribute(model), optimizer, scale_gradients, build_gradient_clipper(cfg)
+        )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = DetectorCheckpointer(
             model, cfg.OUTPUT_DIR, keep=cfg.SOLVER.CHECKPOINTS_KEPT, trainer=weakref.proxy(self)
@@ -86,6 +89,9 @@ class Trainer(DefaultTrainer):
         if cfg.MODEL_EMA.ENABLED:
             average = WeightAverage(evaluated, cfg.MODEL_EMA.DECAY)
             evaluated = average.averaged_model
+        learning = None
+        if cfg.SOLVER.TASK_LEARNING.ENABLED:
+            learning = _build_task_learning(cfg, self.checkpointer.model.box3d_head, self._trainer)
         precise = None
         if cfg.TEST.PRECISE_BN.ENABLED:
             loader = partial(self.build_train_loader, _loading_in_process(cfg))
@@ -108,6 +114,7 @@ class Trainer(DefaultTrainer):
         return [
             hooks.IterationTimer(),
             hooks.LRScheduler(),
+            learning,
             average,
             precise,
             Throughput(cfg.SOLVER.IMS_PER_BATCH),
@@ -194,6 +201,23 @@ class Trainer(DefaultTrainer):
                 replace(VISIBLE, min_height=cfg.TEST.VISIBLE_MIN_HEIGHT),
             )
         return KITTIEvaluator(dataset_name, cfg.OUTPUT_DIR, difficulties=difficulties)
+
+
+def _build_task_learning(cfg, head: nn.Module, step: TrainStep) -> TaskLearning:
+    if not hasattr(head, "task_graph"):
+        raise ConfigError(
+            "SOLVER.TASK_LEARNING.ENABLED",
+            found=f"True with MODEL.BOX3D_HEAD.NAME {cfg.MODEL.BOX3D_HEAD.NAME}",
+            expected="a head that says which loss builds on which (`task_graph`), such as GUPNetHead",
+            mend="set it to False",
+        )
+    return TaskLearning(
+        step,
+        head.task_graph,
+        batch_size=cfg.SOLVER.IMS_PER_BATCH,
+        period=cfg.SOLVER.TASK_LEARNING.PERIOD,
+        window=cfg.SOLVER.TASK_LEARNING.WINDOW,
+    )
 
 
 def _loading_in_process(cfg):

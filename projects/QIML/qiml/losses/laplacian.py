@@ -10,7 +10,8 @@ def laplacian_uncertainty_loss(prediction: Tensor, target: Tensor, log_sigma: Te
     """Negative log-likelihood of a Laplace distribution with predicted spread, up to a constant.
 
     `√2 · exp(−s) · |prediction − target| + s` with s = log σ, mean over elements. The official code
-    writes the factor 1.4142, and so do we, to be equal to it.
+    writes the factor 1.4142, and so do we, to be equal to it. GUPNet and its descendants write the same in
+    the log variance v = 2s: give v / 2.
     Source: Chen et al., MonoPair (CVPR 2020), Eq. 8; MonoDLE `lib/losses/uncertainty_loss.py`.
 
     Args:

@@ -1,10 +1,13 @@
-"""From raw predictions to numbers: heat-map peaks and inverse-sigmoid depth."""
+"""From raw predictions to detections: heat-map peaks, inverse-sigmoid depth, boxes of the original image."""
 
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from detectron2.structures import Instances
 from torch import Tensor
+
+from qiml.structures.camera import invert_affine
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,11 @@ class Peaks:
     cells: Tensor
     classes: Tensor
     scores: Tensor
+
+    def __getitem__(self, index: Tensor) -> "Peaks":
+        """Select by mask or indices."""
+        fields = (self.image_index, self.cells, self.classes, self.scores)
+        return Peaks(*(field[index] for field in fields))
 
 
 def find_peaks(logits: Tensor, top_k: int) -> Peaks:
@@ -47,6 +55,44 @@ def find_peaks(logits: Tensor, top_k: int) -> Peaks:
     )
 
 
-def inverse_sigmoid_depth(raw: Tensor) -> Tensor:
-    """Depth in metres, `1 / (sigmoid(x) + 1e-6) − 1`, in float32 (Eigen-style; MonoDLE)."""
-    return 1.0 / (raw.float().sigmoid() + 1e-6) - 1.0
+def inverse_sigmoid_depth(raw: Tensor, eps: float = 1e-6) -> Tensor:
+    """Depth in metres, `1 / (sigmoid(x) + eps) − 1`, in float32 (as MonoDLE; MonoCon: 1e-12)."""
+    return 1.0 / (raw.float().sigmoid() + eps) - 1.0
+
+
+def boxes_of_the_original(
+    centres: Tensor, sizes: Tensor, image_index: Tensor, affines: Tensor
+) -> Tensor:
+    """2D boxes mapped back from the network's input to the original images.
+
+    Args:
+        centres, sizes: (N, 2) pixels of the input.
+        image_index: (N,) int64.
+        affines: (B, 2, 3) original pixels → input pixels.
+
+    Returns:
+        (N, 4) XYXY in pixels of the original images.
+    """
+    to_original = invert_affine(affines.to(centres))[image_index]
+    corners = torch.stack([centres - sizes / 2, centres + sizes / 2], dim=1)
+    # Not a matrix product: autocast would round pixels to the three digits of bfloat16.
+    moved = (to_original[:, None, :, :2] * corners[:, :, None]).sum(dim=3)
+    return (moved + to_original[:, None, :, 2]).flatten(1)
+
+
+def detections_by_image(
+    image_index: Tensor, kept: Tensor, image_sizes: list[tuple[int, int]], **fields
+) -> list[Instances]:
+    """Share flat detections among their images.
+
+    Args:
+        image_index: (N,) int64.
+        kept: (N,) bool; the others are left out.
+        image_sizes: (height, width) of the original images.
+        fields: of the instances, N long.
+    """
+    detections = []
+    for index, image_size in enumerate(image_sizes):
+        own = kept & (image_index == index)
+        detections.append(Instances(image_size, **{k: v[own] for k, v in fields.items()}))
+    return detections

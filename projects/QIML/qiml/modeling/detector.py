@@ -7,8 +7,9 @@ from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
+from qiml.errors import ConfigError
 from qiml.losses import QuasiIsometricLoss
-from qiml.modeling.box3d import build_box3d_head
+from qiml.modeling.box3d import build_box3d_head, head_for_inference
 from qiml.modeling.neck import DLAUp
 from qiml.modeling.object_depth import ObjectDepthHead
 from qiml.modeling.sampling import pooled_descriptors
@@ -26,7 +27,9 @@ class MonocularDetector3D(nn.Module):
         box3d_head: see ``BOX3D_HEAD_REGISTRY``.
         object_depth_head: auxiliary head, or None.
         metric_loss: loss on object descriptors, or None.
-        descriptor_size: side of the window whose mean is an object's descriptor, in cells.
+        descriptor: what an object's descriptor is the mean of: "neck", a window of the neck's map; "roi",
+            the features the head's second stage pools in the object's 2D box.
+        descriptor_size: side of that window, in cells.
         pixel_mean, pixel_std: of RGB images in [0, 255].
         autocast_dtype: dtype of mixed precision, or None for float32 throughout.
     """
@@ -40,6 +43,7 @@ class MonocularDetector3D(nn.Module):
         box3d_head: nn.Module,
         object_depth_head: ObjectDepthHead | None,
         metric_loss: nn.Module | None,
+        descriptor: str,
         descriptor_size: int,
         pixel_mean: tuple[float, ...],
         pixel_std: tuple[float, ...],
@@ -51,7 +55,7 @@ class MonocularDetector3D(nn.Module):
         self.box3d_head = box3d_head
         self.object_depth_head = object_depth_head
         self.metric_loss = metric_loss
-        self.descriptor_size = descriptor_size
+        self.descriptor, self.descriptor_size = descriptor, descriptor_size
         self.autocast_dtype = autocast_dtype
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1), persistent=False)
@@ -62,6 +66,14 @@ class MonocularDetector3D(nn.Module):
         backbone = build_backbone(cfg, ShapeSpec(channels=3))
         neck = DLAUp(backbone.output_shape(), model.NECK.UPSAMPLE == "learned")
         qi = model.QUASI_ISOMETRIC
+        head = build_box3d_head(cfg, ShapeSpec(channels=neck.out_channels, stride=neck.stride))
+        if qi.ENABLED and qi.DESCRIPTOR == "roi" and not hasattr(head, "roi_descriptors"):
+            raise ConfigError(
+                "MODEL.QUASI_ISOMETRIC.DESCRIPTOR",
+                found=f"'roi' with MODEL.BOX3D_HEAD.NAME {model.BOX3D_HEAD.NAME}",
+                expected="a head with a second stage on regions of interest, such as GUPNetHead",
+                mend="set it to 'neck'",
+            )
         metric_loss = QuasiIsometricLoss(
             k=qi.K,
             b=qi.B,
@@ -75,13 +87,12 @@ class MonocularDetector3D(nn.Module):
         return {
             "backbone": backbone,
             "neck": neck,
-            "box3d_head": build_box3d_head(
-                cfg, ShapeSpec(channels=neck.out_channels, stride=neck.stride)
-            ),
+            "box3d_head": head,
             "object_depth_head": ObjectDepthHead(cfg, neck.out_channels)
             if model.OBJECT_DEPTH.ENABLED
             else None,
             "metric_loss": metric_loss if qi.ENABLED else None,
+            "descriptor": qi.DESCRIPTOR,
             "descriptor_size": qi.DESCRIPTOR_SIZE,
             "pixel_mean": model.PIXEL_MEAN,
             "pixel_std": model.PIXEL_STD,
@@ -139,16 +150,19 @@ class MonocularDetector3D(nn.Module):
                 self.object_depth_head(features), painted
             )
         if self.metric_loss is not None:
-            losses["loss_metric"] = self.descriptor_loss(features, targets)
+            losses["loss_metric"] = self.descriptor_loss(features, predictions, targets)
         return losses
 
-    def descriptor_loss(self, features: Tensor, targets: ObjectTargets) -> Tensor:
+    def descriptor_loss(self, features: Tensor, predictions, targets: ObjectTargets) -> Tensor:
         """The metric loss on the batch's objects, across images and classes as in the official code."""
         has_3d = targets.has_3d
-        descriptors = pooled_descriptors(
-            features, targets.image_index[has_3d], targets.cells[has_3d], self.descriptor_size
-        )
-        return self.metric_loss(descriptors, targets.depth[has_3d])
+        if self.descriptor == "roi":
+            descriptors = self.box3d_head.roi_descriptors(predictions, targets)[has_3d]
+        else:
+            descriptors = pooled_descriptors(
+                features, targets.image_index[has_3d], targets.cells[has_3d], self.descriptor_size
+            )
+        return self.metric_loss(descriptors, targets.apparent_depth[has_3d])
 
     def paint_object_depth(self, instances: list[Instances], map_size: tuple[int, int]) -> Tensor:
         """Painted depth (B, H, W) of all supervised objects, also those whose centre lies off the map."""
@@ -156,7 +170,7 @@ class MonocularDetector3D(nn.Module):
         index = [torch.full((len(i),), n, device=self.device) for n, i in enumerate(supervised)]
         return paint_object_depth(
             torch.cat([i.gt_boxes.tensor for i in supervised]) / self.neck.stride,
-            torch.cat([i.gt_depth for i in supervised]),
+            torch.cat([i.gt_apparent_depth for i in supervised]),
             torch.cat(index),
             len(instances),
             map_size,
@@ -171,9 +185,10 @@ class MonocularDetector3D(nn.Module):
         detector = MonocularDetector3D(
             backbone=self.backbone,
             neck=self.neck,
-            box3d_head=self.box3d_head,
+            box3d_head=head_for_inference(self.box3d_head),
             object_depth_head=None,
             metric_loss=None,
+            descriptor=self.descriptor,
             descriptor_size=self.descriptor_size,
             pixel_mean=self.pixel_mean.flatten().tolist(),
             pixel_std=self.pixel_std.flatten().tolist(),

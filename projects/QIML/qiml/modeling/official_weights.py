@@ -3,21 +3,36 @@
 import re
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
-# First match wins; None drops an entry that our model does not have.
-MONODLE_RULES: tuple[tuple[str, str | None], ...] = (
+Rules = tuple[tuple[str, str | None], ...]
+"""Patterns of official names and ours. First match wins; None drops an entry that our model does not have."""
+
+BACKBONE_RULES: Rules = (
     # Outer projections of two-level trees and the classifier: created by the official DLA, never used.
     (r"backbone\.fc\..*", None),
     (r"backbone\.level[34]\.project\..*", None),
     (r"backbone\.(.*)", r"backbone.body.\1"),
+)
+BRANCH_RULES: Rules = (
+    (r"((?:heatmap|offset_2d|size_2d|offset_3d|depth|size_3d|heading)\..*)", r"box3d_head.\1"),
+)
+MONODLE_RULES: Rules = (
+    *BACKBONE_RULES,
     (r"neck\.ida_(\d)\.(proj|node|up)_(\d)\.(.*)", "neck"),
     (r"obj_depth\.(.*)", r"object_depth_head.branch.\1"),
-    (r"((?:heatmap|offset_2d|size_2d|offset_3d|depth|size_3d|heading)\..*)", r"box3d_head.\1"),
+    *BRANCH_RULES,
+)
+GUPNET_RULES: Rules = (
+    *BACKBONE_RULES,
+    (r"feat_up\.ida_(\d)\.(proj|node|up)_(\d)\.(.*)", "neck"),
+    (r"mean_size", "box3d_head.mean_sizes"),
+    *BRANCH_RULES,
 )
 
 _NECK_PARTS = {"proj": "projections", "node": "nodes", "up": "upsamples"}
-_NECK_LAYERS = {"conv.": "0.", "bn.": "1."}
+_NECK_LAYERS = {"conv.": "0.", "bn.": "1.", "bn1.": "1."}
 
 
 def rename_monodle(name: str) -> str | None:
@@ -26,7 +41,20 @@ def rename_monodle(name: str) -> str | None:
     Raises:
         KeyError: the name is not MonoDLE's.
     """
-    for pattern, replacement in MONODLE_RULES:
+    return _rename(name, MONODLE_RULES)
+
+
+def rename_gupnet(name: str) -> str | None:
+    """Our name of an entry of GUPNet's state dict; None for one that is not used.
+
+    Raises:
+        KeyError: the name is not GUPNet's.
+    """
+    return _rename(name, GUPNET_RULES)
+
+
+def _rename(name: str, rules: Rules) -> str | None:
+    for pattern, replacement in rules:
         match = re.fullmatch(pattern, name)
         if match is None:
             continue
@@ -41,6 +69,89 @@ def rename_monodle(name: str) -> str | None:
 
 def convert_monodle(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Official state dict (MonoDLE, or DDML-M3DOD with its object-depth head) to ours."""
-    renamed = {rename_monodle(name): value for name, value in state.items()}
+    return _convert(state, MONODLE_RULES)
+
+
+def convert_gupnet(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Official state dict, with the class mean sizes in it, to ours."""
+    return _convert(state, GUPNET_RULES)
+
+
+def _convert(state: Mapping[str, Tensor], rules: Rules) -> dict[str, Tensor]:
+    renamed = {_rename(name, rules): value for name, value in state.items()}
     renamed.pop(None, None)
     return renamed
+
+
+# --- MonoCon
+
+_MONOCON_BRANCHES = {
+    "heatmap_head": "heatmap",
+    "wh_head": "size_2d",
+    "offset_head": "offset_2d",
+    "center2kpt_offset_head": "offset_3d",
+    "kpt_heatmap_head": "auxiliary.keypoint_heatmap",
+    "kpt_heatmap_offset_head": "auxiliary.keypoint_offset",
+    "dim_head": "size_3d",
+    "depth_head": "depth",
+    "dir_feat": "heading",
+}
+MONOCON_RULES: Rules = (
+    *BACKBONE_RULES,
+    (r"neck\.ida_(\d)\.(proj|node|up)_(\d)\.(.*)", "neck"),
+    *(
+        (rf"(?:bbox_)?head\.{official}\.(.*)", rf"box3d_head.{ours}.\1")
+        for official, ours in _MONOCON_BRANCHES.items()
+    ),
+    (r"(?:bbox_)?head\.dir_(cls|reg)\.0\.(.*)", r"box3d_head.heading.3.\1.\2"),
+)
+_ATTENTIVE_NORM_PARTS = {
+    "weight_": "scales",
+    "bias_": "shifts",
+    "attn_weights.attention.0.": "attention.",
+    "attn_weights.attention.1.": "attention_norm.",
+}
+# Rows of our last layers in the official ones. Classes are Pedestrian, Cyclist, Car there; sizes l, h, w;
+# corners in MMDetection3D's order.
+_MONOCON_CORNERS = (6, 7, 3, 2, 5, 4, 0, 1)
+_MONOCON_ROWS = {
+    "box3d_head.heatmap.3": (0, 2, 1),
+    "box3d_head.size_3d.3": (1, 2, 0),
+    "box3d_head.auxiliary.keypoint_heatmap.3": (*_MONOCON_CORNERS, 8),
+}
+
+
+def rename_monocon(name: str) -> str | None:
+    """Our name of an entry of a MonoCon state dict (of either code); None for one that is not used.
+
+    Raises:
+        KeyError: the name is not MonoCon's.
+    """
+    renamed = _rename(name, MONOCON_RULES)
+    for official, ours in _ATTENTIVE_NORM_PARTS.items():
+        renamed = renamed and renamed.replace(official, ours)
+    return renamed
+
+
+def convert_monocon(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Official state dict to ours: renamed, and the rows of last layers in our order."""
+    renamed = {rename_monocon(name): value for name, value in state.items()}
+    renamed.pop(None, None)
+    converted = {}
+    for name, value in renamed.items():
+        layer, _, kind = name.rpartition(".")
+        if layer in _MONOCON_ROWS and len(value) == len(_MONOCON_ROWS[layer]):
+            converted[name] = value[list(_MONOCON_ROWS[layer])]
+        elif layer == "box3d_head.offset_3d.3":
+            # The projected 3D centre is the last of nine key points.
+            points = value.unflatten(0, (-1, 2))
+            corners = points[list(_MONOCON_CORNERS)].flatten(0, 1)
+            converted |= {name: points[-1], f"box3d_head.auxiliary.corners.{kind}": corners}
+        elif layer == "box3d_head.heading.3.cls":
+            parts = [value, renamed.get(f"box3d_head.heading.3.reg.{kind}", value[:0])]
+            converted[f"box3d_head.heading.3.{kind}"] = torch.cat(parts)
+        elif layer.endswith(".attention"):
+            converted[name] = value.flatten(1)  # a 1×1 convolution
+        elif layer != "box3d_head.heading.3.reg":
+            converted[name] = value
+    return converted

@@ -1,10 +1,14 @@
 """Training targets, rendered on the model's device from the objects of a batch."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from detectron2.structures import Instances
 from torch import Tensor
+
+from qiml.structures.boxes3d import Boxes3D
+from qiml.structures.camera import Camera
 
 
 @dataclass(frozen=True)
@@ -18,11 +22,18 @@ class ObjectTargets:
         projected_centres: (M, 2) projected 3D centre.
         boxes2d: (M, 4) XYXY.
         depth: (M,) metres.
+        apparent_depth: (M,) metres, as the input shows it: the depth at which the uncropped camera would see
+            the object as large. Equal to `depth` but for crops that keep metric depth.
         dimensions: (M, 3) h, w, l in metres.
+        yaw: (M,) rotation about +y.
         alpha: (M,) observation angle.
         has_3d: (M,) bool; False: only the heat map, 2D box and heading are supervised.
+        cameras: (M, 3, 4), of each object's input image.
+        affines: (M, 2, 3) original pixels → input pixels of each object's image.
         num_images: batch size B.
         map_size: (H, W) of the map.
+        instances: per image, the labels all this comes from, in pixels of the input, also of objects whose
+            projected centre lies off the map; for heads that read elsewhere.
     """
 
     image_index: Tensor
@@ -31,11 +42,16 @@ class ObjectTargets:
     projected_centres: Tensor
     boxes2d: Tensor
     depth: Tensor
+    apparent_depth: Tensor
     dimensions: Tensor
+    yaw: Tensor
     alpha: Tensor
     has_3d: Tensor
+    cameras: Camera
+    affines: Tensor
     num_images: int
     map_size: tuple[int, int]
+    instances: Sequence[Instances] = ()
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -48,7 +64,8 @@ def flatten_objects(
 
     Args:
         instances: per image, on the model's device, in pixels of the network's input: gt_boxes, gt_classes,
-            gt_projected_centres (M, 2), gt_depth (M,), gt_boxes3d, gt_alpha (M,), gt_has_3d (M,).
+            gt_projected_centres (M, 2), gt_depth (M,), gt_apparent_depth (M,), gt_boxes3d, gt_alpha (M,),
+            gt_has_3d (M,), gt_cameras (M, 3, 4), gt_affines (M, 2, 3).
         stride: input pixels per cell.
         map_size: (H, W) in cells.
     """
@@ -64,6 +81,7 @@ def flatten_objects(
     def column(name: str) -> Tensor:
         return torch.cat([i.get(name) for i in instances])[kept]
 
+    boxes3d = Boxes3D.cat([i.gt_boxes3d for i in instances])[kept]
     return ObjectTargets(
         image_index=image_index[kept],
         classes=column("gt_classes"),
@@ -71,11 +89,16 @@ def flatten_objects(
         projected_centres=centres[kept],
         boxes2d=torch.cat([i.gt_boxes.tensor for i in instances])[kept] / stride,
         depth=column("gt_depth"),
-        dimensions=torch.cat([i.gt_boxes3d.dimensions for i in instances])[kept],
+        apparent_depth=column("gt_apparent_depth"),
+        dimensions=boxes3d.dimensions,
+        yaw=boxes3d.yaw,
         alpha=column("gt_alpha"),
         has_3d=column("gt_has_3d"),
+        cameras=Camera(column("gt_cameras")),
+        affines=column("gt_affines"),
         num_images=len(instances),
         map_size=map_size,
+        instances=instances,
     )
 
 
@@ -107,21 +130,41 @@ def render_heatmap(objects: ObjectTargets, num_classes: int, min_overlap: float 
     Returns:
         (B, num_classes, H, W) in [0, 1], exactly 1 at object cells.
     """
-    height, width = objects.map_size
-    device = objects.cells.device
     sizes = objects.boxes2d[:, 2:] - objects.boxes2d[:, :2]
-    radius = gaussian_radius(sizes[:, 0], sizes[:, 1], min_overlap)[:, None]
+    radius = gaussian_radius(sizes[:, 0], sizes[:, 1], min_overlap)
+    rows = objects.image_index * num_classes + objects.classes
+    heatmaps = draw_gaussians(
+        rows, objects.cells, radius, objects.num_images * num_classes, objects.map_size
+    )
+    return heatmaps.unflatten(0, (objects.num_images, num_classes))
+
+
+def draw_gaussians(
+    rows: Tensor, cells: Tensor, radius: Tensor, num_maps: int, map_size: tuple[int, int]
+) -> Tensor:
+    """Truncated Gaussians on several maps at once, σ a sixth of the diameter.
+
+    Args:
+        rows: (M,) int64, the map each one is drawn on.
+        cells: (M, 2) int64 x, y of its middle.
+        radius: (M,) int64 cells.
+        num_maps, map_size: of the result.
+
+    Returns:
+        (num_maps, H, W), the largest value where several overlap.
+    """
+    height, width = map_size
+    radius = radius[:, None]
     sigma = (2 * radius + 1) / 6
     # A Gaussian is the outer product of its profiles: M·(H + W) exponentials instead of M·H·W.
-    dx = torch.arange(width, device=device) - objects.cells[:, :1]
-    dy = torch.arange(height, device=device) - objects.cells[:, 1:]
+    dx = torch.arange(width, device=cells.device) - cells[:, :1]
+    dy = torch.arange(height, device=cells.device) - cells[:, 1:]
     along_x = torch.exp(-(dx**2) / (2 * sigma**2)) * (dx.abs() <= radius)
     along_y = torch.exp(-(dy**2) / (2 * sigma**2)) * (dy.abs() <= radius)
     blobs = (along_y[:, :, None] * along_x[:, None, :]).flatten(1)
-    heatmap = torch.zeros(objects.num_images * num_classes, height * width, device=device)
-    rows = objects.image_index * num_classes + objects.classes
-    heatmap.scatter_reduce_(0, rows[:, None].expand_as(blobs), blobs, "amax")
-    return heatmap.view(objects.num_images, num_classes, height, width)
+    maps = torch.zeros(num_maps, height * width, device=cells.device)
+    maps.scatter_reduce_(0, rows[:, None].expand_as(blobs), blobs, "amax")
+    return maps.view(num_maps, height, width)
 
 
 def paint_object_depth(

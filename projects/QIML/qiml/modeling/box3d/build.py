@@ -1,5 +1,7 @@
 """Registry of 3D box heads."""
 
+import copy
+
 from detectron2.layers import ShapeSpec
 from detectron2.utils.registry import Registry
 from torch import nn
@@ -12,7 +14,14 @@ Heads that turn the neck's feature map into 3D boxes, built as ``Head(cfg, input
 
 - ``forward(features (B, C, H, W)) -> predictions``, a dataclass of its own,
 - ``losses(predictions, targets: ObjectTargets) -> dict[str, Tensor]``,
-- ``inference(predictions, cameras, affines, image_sizes) -> list[Instances]``.
+- ``inference(predictions, cameras, affines, image_sizes) -> list[Instances]``,
+
+and, where it has one,
+
+- ``roi_descriptors(predictions, targets: ObjectTargets) -> (M, C)``: the features its second stage pools in
+  each object's 2D box, averaged, for MODEL.QUASI_ISOMETRIC.DESCRIPTOR "roi",
+- ``task_graph``: {name of a loss: names of those it builds on}, for SOLVER.TASK_LEARNING,
+- ``auxiliary``, a submodule of what only training needs: see :func:`head_for_inference`.
 """
 
 
@@ -27,3 +36,12 @@ def build_box3d_head(cfg, input_shape: ShapeSpec) -> nn.Module:
             mend="use a registered head, or import the module that registers yours",
         )
     return BOX3D_HEAD_REGISTRY.get(name)(cfg, input_shape)
+
+
+def head_for_inference(head: nn.Module) -> nn.Module:
+    """`head` without its ``auxiliary`` part, sharing all the rest; `head` itself where it has none."""
+    if getattr(head, "auxiliary", None) is None:
+        return head
+    slim = copy.copy(head)
+    slim._modules = {**head._modules, "auxiliary": None}
+    return slim

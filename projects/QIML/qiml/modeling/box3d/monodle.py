@@ -12,13 +12,9 @@ Source: Ma et al., Delving into Localization Errors for Monocular 3D Object Dete
 official code `lib/models/centernet3d.py`, `lib/losses/centernet_loss.py`, `lib/helpers/decode_helper.py`.
 """
 
-from dataclasses import dataclass
-
 import torch
-from detectron2.config import configurable
-from detectron2.layers import ShapeSpec
 from detectron2.structures import Boxes, Instances
-from torch import Tensor, nn
+from torch import Tensor
 
 from qiml.losses import (
     dimension_aware_l1_loss,
@@ -29,12 +25,16 @@ from qiml.losses import (
 from qiml.losses.heading import NUM_BINS, decode_heading
 from qiml.losses.reduction import global_mean
 from qiml.modeling.box3d.build import BOX3D_HEAD_REGISTRY
-from qiml.modeling.branches import conv_branch, heatmap_branch
-from qiml.modeling.decode import find_peaks, inverse_sigmoid_depth
-from qiml.modeling.sampling import apply_at_windows, gather_windows
+from qiml.modeling.box3d.centre_head import CentreHead, CentrePredictions, box2d_losses
+from qiml.modeling.decode import (
+    boxes_of_the_original,
+    detections_by_image,
+    find_peaks,
+    inverse_sigmoid_depth,
+)
 from qiml.modeling.targets import ObjectTargets, render_heatmap
 from qiml.structures.boxes3d import Boxes3D, alpha_to_rotation_y
-from qiml.structures.camera import Camera, invert_affine
+from qiml.structures.camera import Camera
 
 REGRESSION_CHANNELS = {
     "offset_2d": 2,
@@ -46,75 +46,13 @@ REGRESSION_CHANNELS = {
 }
 
 
-@dataclass(frozen=True)
-class MonoDLEPredictions:
-    """What the head computes everywhere, and what it needs to compute the rest at objects.
-
-    Attributes:
-        heatmap: (B, classes, H, W) logits.
-        features: (B, C, H, W) neck output.
-    """
-
-    heatmap: Tensor
-    features: Tensor
-
-
 @BOX3D_HEAD_REGISTRY.register()
-class MonoDLEHead(nn.Module):
-    """MonoDLE's head.
+class MonoDLEHead(CentreHead):
+    """MonoDLE's head; the threshold is the heat map's, before the depth confidence is multiplied in."""
 
-    Args:
-        in_channels: channels of the neck's map.
-        hidden_channels: width of every branch.
-        num_classes: heat maps.
-        stride: input pixels per cell.
-        top_k: peaks decoded per image.
-        score_threshold: least heat-map probability of a detection, before the depth confidence
-            is multiplied in.
-    """
+    regression_channels = REGRESSION_CHANNELS
 
-    @configurable
-    def __init__(
-        self,
-        in_channels: int,
-        *,
-        hidden_channels: int,
-        num_classes: int,
-        stride: int,
-        top_k: int,
-        score_threshold: float,
-    ):
-        super().__init__()
-        self.num_classes, self.stride = num_classes, stride
-        self.top_k, self.score_threshold = top_k, score_threshold
-        self.heatmap = heatmap_branch(in_channels, hidden_channels, num_classes)
-        for name, channels in REGRESSION_CHANNELS.items():
-            self.add_module(name, conv_branch(in_channels, hidden_channels, channels))
-
-    @classmethod
-    def from_config(cls, cfg, input_shape: ShapeSpec) -> dict:
-        head = cfg.MODEL.BOX3D_HEAD
-        return {
-            "in_channels": input_shape.channels,
-            "hidden_channels": head.HIDDEN_CHANNELS,
-            "num_classes": head.NUM_CLASSES,
-            "stride": input_shape.stride,
-            "top_k": head.TOP_K,
-            "score_threshold": head.SCORE_THRESHOLD,
-        }
-
-    def forward(self, features: Tensor) -> MonoDLEPredictions:
-        """Neck output (B, C, H, W) to predictions; the regression branches wait for their cells."""
-        return MonoDLEPredictions(self.heatmap(features), features)
-
-    def regress(self, features: Tensor, image_index: Tensor, cells: Tensor) -> dict[str, Tensor]:
-        """Regression branches at M cells: {name: (M, channels)} in float32."""
-        windows = gather_windows(features, image_index, cells, size=3)
-        branches = [self.get_submodule(name) for name in REGRESSION_CHANNELS]
-        outputs = apply_at_windows(branches, windows)
-        return {name: y.float() for name, y in zip(REGRESSION_CHANNELS, outputs, strict=True)}
-
-    def losses(self, predictions: MonoDLEPredictions, targets: ObjectTargets) -> dict[str, Tensor]:
+    def losses(self, predictions: CentrePredictions, targets: ObjectTargets) -> dict[str, Tensor]:
         """Seven terms of weight 1; depth, offset_3d and size_3d only where `targets.has_3d`."""
         heatmap = render_heatmap(targets, self.num_classes)
         at_objects = self.regress(predictions.features, targets.image_index, targets.cells)
@@ -130,15 +68,11 @@ class MonoDLEHead(nn.Module):
             at_objects: {name: (M, channels)} of :meth:`regress` at `targets.cells`.
             targets: M objects.
         """
-        boxes, cells, has_3d = targets.boxes2d, targets.cells, targets.has_3d
-        offset_2d = (boxes[:, :2] + boxes[:, 2:]) / 2 - cells
-        offset_3d = targets.projected_centres - cells
+        has_3d = targets.has_3d
+        offset_3d = targets.projected_centres - targets.cells
         depth, log_sigma = at_objects["depth"][has_3d].unbind(dim=1)
         return {
-            "loss_offset_2d": global_mean((at_objects["offset_2d"] - offset_2d).abs()),
-            "loss_size_2d": global_mean(
-                (at_objects["size_2d"] - (boxes[:, 2:] - boxes[:, :2])).abs()
-            ),
+            **box2d_losses(at_objects, targets),
             "loss_heading": heading_loss(at_objects["heading"], targets.alpha),
             "loss_offset_3d": global_mean((at_objects["offset_3d"] - offset_3d)[has_3d].abs()),
             "loss_depth": laplacian_uncertainty_loss(
@@ -151,7 +85,7 @@ class MonoDLEHead(nn.Module):
 
     def inference(
         self,
-        predictions: MonoDLEPredictions,
+        predictions: CentrePredictions,
         cameras: Camera,
         affines: Tensor,
         image_sizes: list[tuple[int, int]],
@@ -179,25 +113,20 @@ class MonoDLEHead(nn.Module):
         yaw = alpha_to_rotation_y(alpha, camera.ray_angle(centres[:, :1]).squeeze(1))
         boxes3d = torch.cat([position, at_peaks["size_3d"], yaw[:, None]], dim=1)
 
-        middle = (peaks.cells + at_peaks["offset_2d"]) * self.stride
-        half = at_peaks["size_2d"] * self.stride / 2
-        to_original = invert_affine(affines.to(centres))[peaks.image_index]
-        corners = torch.stack([middle - half, middle + half], dim=1)
-        corners = corners @ to_original[:, :, :2].mT + to_original[:, None, :, 2]
-
-        scores = peaks.scores * torch.exp(-log_sigma)
-        detections = []
-        for index, image_size in enumerate(image_sizes):
-            own = (peaks.image_index == index) & (peaks.scores >= self.score_threshold)
-            detections.append(
-                Instances(
-                    image_size,
-                    pred_boxes=Boxes(corners[own].flatten(1)),
-                    scores=scores[own],
-                    pred_classes=peaks.classes[own],
-                    pred_boxes3d=Boxes3D(boxes3d[own]),
-                    pred_depth_sigma=log_sigma[own].exp(),
-                    pred_alpha=alpha[own],
-                )
-            )
-        return detections
+        boxes2d = boxes_of_the_original(
+            (peaks.cells + at_peaks["offset_2d"]) * self.stride,
+            at_peaks["size_2d"] * self.stride,
+            peaks.image_index,
+            affines,
+        )
+        return detections_by_image(
+            peaks.image_index,
+            peaks.scores >= self.score_threshold,
+            image_sizes,
+            pred_boxes=Boxes(boxes2d),
+            scores=peaks.scores * torch.exp(-log_sigma),
+            pred_classes=peaks.classes,
+            pred_boxes3d=Boxes3D(boxes3d),
+            pred_depth_sigma=log_sigma.exp(),
+            pred_alpha=alpha,
+        )
