@@ -32,9 +32,17 @@ def start(kitti_folder, monkeypatch):
     data = f"('kitti_format:{kitti_folder(frames=5)}:train',)"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
 
-    def run(output, *arguments):
+    def run(output, *changes, resume=False):
         command = [sys.executable, ROOT / "train_net.py", "--config-file", ROOT / "tests/tiny.yaml"]
-        command += [*arguments, "DATASETS.TRAIN", data, "DATASETS.TEST", data, *CHANGES]
+        command += [
+            *(["--resume"] if resume else []),
+            "DATASETS.TRAIN",
+            data,
+            "DATASETS.TEST",
+            data,
+            *CHANGES,
+            *changes,
+        ]
         return subprocess.Popen(
             list(map(str, [*command, "OUTPUT_DIR", output])),
             env=environment,
@@ -53,10 +61,10 @@ def finish(process):
     return output
 
 
-def wait_for_checkpoint(process, output, name):
-    """Until the run has written it; then it is in the middle of its training."""
+def wait_for_line(process, file):
+    """Until the run has written to the file; then it is in the middle of its training."""
     deadline = time.monotonic() + 120
-    while not (output / name).exists():
+    while not file.exists() or not file.stat().st_size:
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -110,16 +118,16 @@ def test_killed_at_any_moment(start, tmp_path, workers):
     length = time.monotonic() - began
     moments = random.Random(workers)
     for _ in range(KILLS):
-        process = start(killed, "--resume", "DATALOADER.NUM_WORKERS", workers)
+        process = start(killed, "DATALOADER.NUM_WORKERS", workers, resume=True)
         # Most of a short run is its start: half of the kills shall come later.
         if moments.random() < 0.5:
-            wait_for_checkpoint(process, killed, "last_checkpoint")
+            wait_for_line(process, killed / "last_checkpoint")
             time.sleep(moments.uniform(0, length / 4))
         else:
             time.sleep(moments.uniform(0, length))
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-    finish(start(killed, "--resume", "DATALOADER.NUM_WORKERS", workers))
+    finish(start(killed, "DATALOADER.NUM_WORKERS", workers, resume=True))
     assert_same_run(whole, killed)
 
 
@@ -127,11 +135,10 @@ def test_killed_at_any_moment(start, tmp_path, workers):
 def test_told_to_stop(start, tmp_path, number):
     """Finishes the step, saves, says how to go on, exits with 0; SIGINT as a terminal sends it: to all."""
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    process = start(stopped, "DATALOADER.NUM_WORKERS", 2, "SOLVER.CHECKPOINT_PERIOD", 1000)
-    # The optimiser's file is there from the first logged step on.
-    while not (stopped / "metrics.json").exists():
-        time.sleep(0.01)
-    time.sleep(0.3)
+    iterations = 60
+    changes = ("SOLVER.MAX_ITER", iterations, "SOLVER.CHECKPOINT_PERIOD", 1000)
+    process = start(stopped, *changes, "DATALOADER.NUM_WORKERS", 2)
+    wait_for_line(process, stopped / "metrics.json")  # of step 20
     send = os.killpg if number == signal.SIGINT else os.kill
     send(process.pid, number)
     output = finish(process)
@@ -140,9 +147,9 @@ def test_told_to_stop(start, tmp_path, number):
     (checkpoint,) = stopped.glob("*.pth")
     assert (stopped / "last_checkpoint").read_text() == checkpoint.name
     saved = torch.load(checkpoint, weights_only=True)
-    assert f"after {saved['iteration'] + 1} of {ITERATIONS}" in output
+    assert f"after {saved['iteration'] + 1} of {iterations}" in output
 
-    finish(start(stopped, "--resume"))
-    finish(start(whole))
+    finish(start(stopped, *changes, resume=True))
+    finish(start(whole, *changes))
     a, b = (torch.load(f / "model_final.pth", weights_only=True)["model"] for f in (whole, stopped))
     assert all(torch.equal(value, b[name]) for name, value in a.items())

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qiml.structures.camera import Camera, invert_affine
+from qiml.structures.camera import Camera, _homogeneous, invert_affine
 
 KITTI_P2 = [
     [721.5377, 0.0, 609.5593, 44.85728],
@@ -158,3 +158,11 @@ def test_invert_affine_composes_to_the_identity(seed):
 def test_a_matrix_of_another_shape_is_refused():
     with pytest.raises(ValueError, match=r"\(\.\.\., 3, 4\), got \(3, 3\)"):
         Camera(torch.eye(3))
+
+
+def test_inverse_affine_is_exact_under_autocast():
+    affine = torch.tensor([[[0.9, 0.1, 333.3], [-0.1, 0.8, -77.7]]])
+    with torch.autocast("cpu", torch.bfloat16):
+        inverse = invert_affine(affine)
+    there_and_back = _homogeneous(inverse) @ _homogeneous(affine)
+    torch.testing.assert_close(there_and_back, torch.eye(3)[None], rtol=0, atol=1e-4)

@@ -134,7 +134,9 @@ def invert_affine(affine: Tensor) -> Tensor:
         (..., 2, 3): its composition with ``affine`` is the identity.
     """
     linear = torch.linalg.inv(affine[..., :2])
-    return torch.cat([linear, -linear @ affine[..., 2:]], dim=-1)
+    # Not a matrix product: autocast would round pixels to the three digits of bfloat16.
+    offset = -(linear * affine[..., None, :, 2]).sum(dim=-1, keepdim=True)
+    return torch.cat([linear, offset], dim=-1)
 
 
 def _homogeneous(affine: Tensor) -> Tensor:
