@@ -34,15 +34,8 @@ def start(kitti_folder, monkeypatch):
 
     def run(output, *changes, resume=False):
         command = [sys.executable, ROOT / "train_net.py", "--config-file", ROOT / "tests/tiny.yaml"]
-        command += [
-            *(["--resume"] if resume else []),
-            "DATASETS.TRAIN",
-            data,
-            "DATASETS.TEST",
-            data,
-            *CHANGES,
-            *changes,
-        ]
+        command += ["--resume"] if resume else []
+        command += ["DATASETS.TRAIN", data, "DATASETS.TEST", data, *CHANGES, *changes]
         return subprocess.Popen(
             list(map(str, [*command, "OUTPUT_DIR", output])),
             env=environment,
