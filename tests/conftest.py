@@ -95,6 +95,31 @@ def tiny_config(tmp_path: Path) -> Callable:
 
 
 @pytest.fixture
+def assert_same_checkpoint() -> Callable[[Path, Path], dict]:
+    """Compare two checkpoints entry for entry, bit for bit; returns the entries by their path in the file."""
+
+    def compare(first: Path, second: Path) -> dict:
+        a, b = (_flat(torch.load(path, weights_only=True)) for path in (first, second))
+        assert a.keys() == b.keys()
+        for key, value in a.items():
+            same = (
+                torch.equal(value, b[key]) if isinstance(value, torch.Tensor) else value == b[key]
+            )
+            assert same, key
+        return a
+
+    return compare
+
+
+def _flat(value, prefix=""):
+    """Nested dicts and lists as {path: leaf}."""
+    if isinstance(value, (dict, list, tuple)):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        return {k: v for key, item in items for k, v in _flat(item, f"{prefix}/{key}").items()}
+    return {prefix: value}
+
+
+@pytest.fixture
 def spawn_workers(tmp_path: Path) -> Callable[..., list]:
     """Run `function(rank, *arguments)` as each of `size` gloo workers; their results, by rank.
 

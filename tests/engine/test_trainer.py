@@ -42,27 +42,9 @@ def kill_at(trainer, iteration, monkeypatch):
         trainer.train()
 
 
-def flat(value, prefix=""):
-    """Nested dicts and lists as {path: leaf}."""
-    if isinstance(value, dict):
-        items = value.items()
-    elif isinstance(value, (list, tuple)):
-        items = enumerate(value)
-    else:
-        return {prefix: value}
-    return {k: v for key, item in items for k, v in flat(item, f"{prefix}/{key}").items()}
-
-
-def assert_same_file(first, second):
-    """Every entry of two checkpoints, bit for bit."""
-    a, b = (flat(torch.load(path, weights_only=True)) for path in (first, second))
-    assert a.keys() == b.keys()
-    for key, value in a.items():
-        same = torch.equal(value, b[key]) if isinstance(value, torch.Tensor) else value == b[key]
-        assert same, key
-
-
-def test_resumed_run_equals_an_uninterrupted_one(make_trainer, monkeypatch, tmp_path):
+def test_resumed_run_equals_an_uninterrupted_one(
+    make_trainer, monkeypatch, tmp_path, assert_same_checkpoint
+):
     """Killed two iterations after a checkpoint; weights, optimiser and schedule bit for bit."""
     uninterrupted = make_trainer("whole", "SOLVER.MAX_ITER", 6)
     uninterrupted.train()
@@ -76,8 +58,7 @@ def test_resumed_run_equals_an_uninterrupted_one(make_trainer, monkeypatch, tmp_
     resumed.train()
 
     for name in ("model_0000003.pth", "model_0000005.pth", "model_final.pth"):
-        assert_same_file(tmp_path / "whole" / name, tmp_path / "killed" / name)
-    saved = flat(torch.load(tmp_path / "whole" / "model_final.pth", weights_only=True))
+        saved = assert_same_checkpoint(tmp_path / "whole" / name, tmp_path / "killed" / name)
     assert any("/optimizer/state" in key and "exp_avg_sq" in key for key in saved)
     assert saved["/trainer/scheduler/last_epoch"] == 6
 
