@@ -39,6 +39,7 @@ def setup(args):
         # Detections do not depend on the auxiliary parts: do not build them.
         cfg.MODEL.OBJECT_DEPTH.ENABLED = False
         cfg.MODEL.QUASI_ISOMETRIC.ENABLED = False
+        cfg.MODEL.CONTRASTIVE.NAME = ""
     cfg.freeze()
     check_batch_divides(cfg, comm.get_world_size())
     start_run(cfg, args)

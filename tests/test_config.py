@@ -134,6 +134,7 @@ def test_wrong_override(overrides, hints):
         ("MODEL.QUASI_ISOMETRIC.DEPTH_SPACE", "inverse"),
         ("MODEL.QUASI_ISOMETRIC.DESCRIPTOR_SIZE", "4"),
         ("MODEL.QUASI_ISOMETRIC.DESCRIPTOR", "head"),
+        ("MODEL.CONTRASTIVE.NAME", "simclr"),
         ("INPUT.AUGMENTATION.CROP_DEPTH", "none"),
         ("MODEL.BOX3D_HEAD.ROI_SIZE", "0"),
         ("SOLVER.TASK_LEARNING.WINDOW", "2"),
@@ -162,6 +163,21 @@ def test_value_out_of_range(key, value):
 def test_bounds_that_contradict_each_other(key, value):
     with pytest.raises(ConfigError, match=r"^MODEL\.QUASI_ISOMETRIC: found .*contradict"):
         load_config("", [f"MODEL.QUASI_ISOMETRIC.{key}", value])
+
+
+@pytest.mark.parametrize(("key", "value"), [("TEMPERATURE", 0.0), ("MARGIN", -1.0), ("GAP", -0.5)])
+def test_contrastive_values_that_cannot_work(key, value):
+    with pytest.raises(ConfigError, match=rf"^MODEL\.CONTRASTIVE: found .*{key} {value}"):
+        load_config("", [f"MODEL.CONTRASTIVE.{key}", str(value)])
+
+
+@pytest.mark.parametrize("name", ["supcr", "rank_n_contrast", "triplet"])
+def test_one_metric_loss_at_most(name):
+    qi_on = str(CONFIGS / "kitti" / "monodle_dla34_qi.yaml")
+    with pytest.raises(ConfigError, match=r"^MODEL\.CONTRASTIVE\.NAME: found .*QUASI_ISOMETRIC"):
+        load_config(qi_on, ["MODEL.CONTRASTIVE.NAME", name])
+    instead = ["MODEL.CONTRASTIVE.NAME", name, "MODEL.QUASI_ISOMETRIC.ENABLED", "False"]
+    assert load_config(qi_on, instead).MODEL.CONTRASTIVE.NAME == name
 
 
 @pytest.mark.parametrize(

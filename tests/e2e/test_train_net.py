@@ -158,6 +158,18 @@ def test_evaluation_alone(datasets, train, output):
     assert [len(frame) for frame in results(output, "kitti_val").values()] == [0, 0]
 
 
+@pytest.mark.parametrize("name", ["supcr", "triplet"])
+def test_contrastive_loss_trains_and_is_off_in_evaluation(datasets, train, output, name):
+    """Also where the head lacks the regions that its descriptors would be pooled from."""
+    loss = ("MODEL.QUASI_ISOMETRIC.ENABLED", False, "MODEL.CONTRASTIVE.NAME", name)
+    train("SOLVER.MAX_ITER", 1, *loss)
+    assert any("loss_metric" in line for line in metrics(output))
+    weights = output / "model_final.pth"
+    scores = train("--eval-only", "MODEL.WEIGHTS", weights, *loss,
+                   "MODEL.QUASI_ISOMETRIC.DESCRIPTOR", "roi")  # fmt: skip
+    assert "Car/AP40_3d_moderate" in scores["bbox3d"]
+
+
 def test_evaluation_resumes_from_the_last_checkpoint(datasets, train, output):
     train("SOLVER.MAX_ITER", 1)
     train("--eval-only", "--resume", "DATASETS.TEST", "('kitti_val',)")

@@ -142,6 +142,18 @@ def _add_model(cfg: CN) -> None:
     # Side of that window, in cells.
     cfg.MODEL.QUASI_ISOMETRIC.DESCRIPTOR_SIZE = 5
 
+    # A metric loss in its place, to compare it with; QUASI_ISOMETRIC's DESCRIPTOR, DESCRIPTOR_SIZE and GATHER
+    # hold for it too.
+    cfg.MODEL.CONTRASTIVE = CN()
+    # "supcr" or "rank_n_contrast": two names of one loss; "triplet": ordinal triplets; "": none.
+    cfg.MODEL.CONTRASTIVE.NAME = ""
+    cfg.MODEL.CONTRASTIVE.WEIGHT = 0.5
+    # Temperature of Rank-N-Contrast.
+    cfg.MODEL.CONTRASTIVE.TEMPERATURE = 2.0
+    # Of triplets: what is farther off in depth by more than GAP metres is to be so in descriptor by MARGIN.
+    cfg.MODEL.CONTRASTIVE.MARGIN = 1.0
+    cfg.MODEL.CONTRASTIVE.GAP = 1.0
+
 
 def _add_solver(cfg: CN) -> None:
     # "Adam" or "AdamW".
@@ -286,6 +298,8 @@ def _check_values(cfg: CN) -> None:
     choices += [("MODEL.QUASI_ISOMETRIC.FORM", qi.FORM, ("two_sided", "official"))]
     choices += [("MODEL.QUASI_ISOMETRIC.DEPTH_SPACE", qi.DEPTH_SPACE, ("metric", "log"))]
     choices += [("MODEL.QUASI_ISOMETRIC.DESCRIPTOR", qi.DESCRIPTOR, ("neck", "roi"))]
+    names = ("", "supcr", "rank_n_contrast", "triplet")
+    choices += [("MODEL.CONTRASTIVE.NAME", cfg.MODEL.CONTRASTIVE.NAME, names)]
     crop_depth = cfg.INPUT.AUGMENTATION.CROP_DEPTH
     choices += [
         ("INPUT.AUGMENTATION.CROP_DEPTH", crop_depth, ("ignore", "virtual", "metric")),
@@ -343,4 +357,25 @@ def _check_values(cfg: CN) -> None:
             found=f"K {qi.K}, B {qi.B}",
             expected="K >= 1 and B >= 0, or the two bounds contradict each other",
             mend="correct the values; the paper's are 1.5 and 0.5",
+        )
+    _check_contrastive(cfg)
+
+
+def _check_contrastive(cfg: CN) -> None:
+    """MODEL.CONTRASTIVE by itself, and against the quasi-isometric loss."""
+    contrastive, key = cfg.MODEL.CONTRASTIVE, "MODEL.CONTRASTIVE"
+    if contrastive.NAME and cfg.MODEL.QUASI_ISOMETRIC.ENABLED:
+        raise ConfigError(
+            f"{key}.NAME",
+            found=f"{contrastive.NAME!r} with MODEL.QUASI_ISOMETRIC.ENABLED True",
+            expected="one metric loss at most",
+            mend="set MODEL.QUASI_ISOMETRIC.ENABLED False, or this to ''",
+        )
+    values = (contrastive.TEMPERATURE, contrastive.MARGIN, contrastive.GAP)
+    if contrastive.TEMPERATURE <= 0 or min(values) < 0:
+        raise ConfigError(
+            key,
+            found="TEMPERATURE {}, MARGIN {}, GAP {}".format(*values),
+            expected="TEMPERATURE > 0, MARGIN >= 0 and GAP >= 0",
+            mend="correct the values; Rank-N-Contrast's temperature is 2",
         )

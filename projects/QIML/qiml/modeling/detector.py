@@ -8,8 +8,8 @@ from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from qiml.errors import ConfigError
-from qiml.losses import QuasiIsometricLoss
 from qiml.modeling.box3d import build_box3d_head, head_for_inference
+from qiml.modeling.metric_loss import build_metric_loss
 from qiml.modeling.neck import DLAUp
 from qiml.modeling.object_depth import ObjectDepthHead
 from qiml.modeling.sampling import pooled_descriptors
@@ -26,7 +26,7 @@ class MonocularDetector3D(nn.Module):
         neck: those maps to one map (B, C, H/stride, W/stride).
         box3d_head: see ``BOX3D_HEAD_REGISTRY``.
         object_depth_head: auxiliary head, or None.
-        metric_loss: loss on object descriptors, or None.
+        metric_loss: loss on object descriptors and their depths, or None.
         descriptor: what an object's descriptor is the mean of: "neck", a window of the neck's map; "roi",
             the features the head's second stage pools in the object's 2D box.
         descriptor_size: side of that window, in cells.
@@ -67,23 +67,14 @@ class MonocularDetector3D(nn.Module):
         neck = DLAUp(backbone.output_shape(), model.NECK.UPSAMPLE == "learned")
         qi = model.QUASI_ISOMETRIC
         head = build_box3d_head(cfg, ShapeSpec(channels=neck.out_channels, stride=neck.stride))
-        if qi.ENABLED and qi.DESCRIPTOR == "roi" and not hasattr(head, "roi_descriptors"):
+        metric_loss = build_metric_loss(cfg)
+        if metric_loss and qi.DESCRIPTOR == "roi" and not hasattr(head, "roi_descriptors"):
             raise ConfigError(
                 "MODEL.QUASI_ISOMETRIC.DESCRIPTOR",
                 found=f"'roi' with MODEL.BOX3D_HEAD.NAME {model.BOX3D_HEAD.NAME}",
                 expected="a head with a second stage on regions of interest, such as GUPNetHead",
                 mend="set it to 'neck'",
             )
-        metric_loss = QuasiIsometricLoss(
-            k=qi.K,
-            b=qi.B,
-            epsilon=qi.EPSILON,
-            weight=qi.WEIGHT,
-            temperature=qi.TEMPERATURE,
-            form=qi.FORM,
-            depth_space=qi.DEPTH_SPACE,
-            gather=qi.GATHER,
-        )
         return {
             "backbone": backbone,
             "neck": neck,
@@ -91,7 +82,7 @@ class MonocularDetector3D(nn.Module):
             "object_depth_head": ObjectDepthHead(cfg, neck.out_channels)
             if model.OBJECT_DEPTH.ENABLED
             else None,
-            "metric_loss": metric_loss if qi.ENABLED else None,
+            "metric_loss": metric_loss,
             "descriptor": qi.DESCRIPTOR,
             "descriptor_size": qi.DESCRIPTOR_SIZE,
             "pixel_mean": model.PIXEL_MEAN,
