@@ -1,11 +1,11 @@
-"""Precision–recall curves as a picture; Matplotlib is needed only here."""
+"""Precision–recall curves as a picture."""
 
 from itertools import cycle
 from pathlib import Path
 
 import numpy as np
 
-from qiml.errors import ConfigError
+from qiml.evaluation.figure import figure_class
 from qiml.evaluation.kitti_evaluation import KITTIEvaluation
 from qiml.evaluation.kitti_rules import METRICS, RECALL_POINTS
 from qiml.io import atomic_path
@@ -23,10 +23,11 @@ def plot_precision_recall(evaluation: KITTIEvaluation, path: str | Path) -> None
     Raises:
         ConfigError: Matplotlib is missing or does not know the extension.
     """
-    figure_class = _figure_class(path)
     classes = list(dict.fromkeys(name for found in evaluation.curves.values() for name in found))
     shape = (max(1, len(classes)), len(METRICS))
-    figure = figure_class(figsize=(3.4 * shape[1], 2.8 * shape[0] + 0.4), layout="constrained")
+    figure = figure_class(path)(
+        figsize=(3.4 * shape[1], 2.8 * shape[0] + 0.4), layout="constrained"
+    )
     panels = figure.subplots(*shape, sharex=True, sharey=True, squeeze=False)
     recall = np.linspace(0, 1, RECALL_POINTS)
     for row, name in zip(panels, classes, strict=False):
@@ -50,24 +51,3 @@ def plot_precision_recall(evaluation: KITTIEvaluation, path: str | Path) -> None
     figure.supylabel("precision (aos: orientation similarity)")
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=120)
-
-
-def _figure_class(path: str | Path) -> type:
-    """Matplotlib's Figure, which draws without a display and without global state."""
-    try:
-        from matplotlib.backend_bases import FigureCanvasBase
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ConfigError(
-            "--plot", found="no Matplotlib", expected="Matplotlib", mend="pip install matplotlib"
-        ) from error
-    formats = FigureCanvasBase.get_supported_filetypes()
-    extension = Path(path).suffix.removeprefix(".").lower()
-    if extension not in formats:
-        raise ConfigError(
-            path,
-            found=f"extension '.{extension}'",
-            expected=f"one of {' '.join(formats)}",
-            mend="name the picture like curves.png",
-        )
-    return Figure
