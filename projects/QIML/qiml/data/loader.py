@@ -3,13 +3,16 @@
 import io
 import pickle
 import signal
+from collections.abc import Sequence
+from functools import partial
 
 import cv2
+import numpy as np
 import torch
 from detectron2.data import DatasetCatalog, MapDataset
 from detectron2.data.samplers import InferenceSampler
 from detectron2.utils import comm
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from qiml.data.catalog import register_datasets
 from qiml.data.mapper import MonocularMapper
@@ -65,15 +68,7 @@ def build_train_loader(cfg, start_iteration: int = 0) -> DataLoader:
             expected="at least one image for each worker",
             mend="change the batch size or the number of workers",
         )
-    register_datasets(cfg.DATASETS.TRAIN)
-    frames = [frame for name in cfg.DATASETS.TRAIN for frame in DatasetCatalog.get(name)]
-    if not frames:
-        raise DatasetError(
-            str(cfg.DATASETS.TRAIN),
-            found="no frames",
-            expected="at least one",
-            mend="check the split's list in ImageSets",
-        )
+    frames = _labelled_frames(cfg.DATASETS.TRAIN)
     sampler = TrainingSampler(
         len(frames),
         cfg.SOLVER.IMS_PER_BATCH,
@@ -99,11 +94,56 @@ def build_test_loader(cfg, dataset_name: str) -> DataLoader:
     """Finite loader over a whole data set, in order, shared among the workers."""
     register_datasets([dataset_name])
     frames = DatasetCatalog.get(dataset_name)
+    mapper = MonocularMapper(cfg, is_train=False)
+    return _finite_loader(cfg, MapDataset(frames, mapper), InferenceSampler(len(frames)))
+
+
+def build_labelled_loader(cfg, dataset_name: str, limit: int | None = None) -> DataLoader:
+    """Finite loader over images as evaluation shows them, with the labels training would get, in order.
+
+    Every worker gets all of it.
+
+    Args:
+        cfg: INPUT.FILTER says which objects train.
+        dataset_name: of data with labels.
+        limit: that many frames, spread evenly over the data set; None: all.
+
+    Raises:
+        DatasetError: there are no frames.
+    """
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.DATASETS.TRAIN = (dataset_name,)
+    augmentation = cfg.INPUT.AUGMENTATION
+    augmentation.FLIP = augmentation.CROP = augmentation.SHIFT = augmentation.PHOTOMETRIC = 0.0
+    frames = _labelled_frames((dataset_name,))
+    if limit is not None and limit < len(frames):
+        spread = np.linspace(0, len(frames) - 1, limit).round().astype(int)
+        frames = [frames[index] for index in spread]
+    # What it draws decides nothing where every probability is 0.
+    mapper = partial(MonocularMapper(cfg, is_train=True), rng=np.random.default_rng(0))
+    return _finite_loader(cfg, MapDataset(frames, mapper))
+
+
+def _labelled_frames(names: Sequence[str]) -> list[dict]:
+    register_datasets(names)
+    frames = [frame for name in names for frame in DatasetCatalog.get(name)]
+    if not frames:
+        raise DatasetError(
+            str(names),
+            found="no frames",
+            expected="at least one",
+            mend="check the split's list in ImageSets",
+        )
+    return frames
+
+
+def _finite_loader(cfg, dataset: Dataset, sampler: Sampler | None = None) -> DataLoader:
     _use_one_thread()
     return DataLoader(
-        MapDataset(frames, MonocularMapper(cfg, is_train=False)),
+        dataset,
         batch_size=cfg.TEST.IMS_PER_BATCH,
-        sampler=InferenceSampler(len(frames)),
+        sampler=sampler,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=Batch,
         worker_init_fn=_init_worker,

@@ -68,13 +68,8 @@ class MonocularDetector3D(nn.Module):
         qi = model.QUASI_ISOMETRIC
         head = build_box3d_head(cfg, ShapeSpec(channels=neck.out_channels, stride=neck.stride))
         metric_loss = build_metric_loss(cfg)
-        if metric_loss and qi.DESCRIPTOR == "roi" and not hasattr(head, "roi_descriptors"):
-            raise ConfigError(
-                "MODEL.QUASI_ISOMETRIC.DESCRIPTOR",
-                found=f"'roi' with MODEL.BOX3D_HEAD.NAME {model.BOX3D_HEAD.NAME}",
-                expected="a head with a second stage on regions of interest, such as GUPNetHead",
-                mend="set it to 'neck'",
-            )
+        if metric_loss:
+            _check_descriptor(qi.DESCRIPTOR, head)
         return {
             "backbone": backbone,
             "neck": neck,
@@ -146,14 +141,39 @@ class MonocularDetector3D(nn.Module):
 
     def descriptor_loss(self, features: Tensor, predictions, targets: ObjectTargets) -> Tensor:
         """The metric loss on the batch's objects, across images and classes as in the official code."""
+        descriptors = self.descriptors(features, predictions, targets)
+        return self.metric_loss(descriptors, targets.apparent_depth[targets.has_3d])
+
+    def descriptors(self, features: Tensor, predictions, targets: ObjectTargets) -> Tensor:
+        """(M', C) of the objects with 3D supervision; `predictions` are read only where they are "roi"."""
         has_3d = targets.has_3d
         if self.descriptor == "roi":
-            descriptors = self.box3d_head.roi_descriptors(predictions, targets)[has_3d]
-        else:
-            descriptors = pooled_descriptors(
-                features, targets.image_index[has_3d], targets.cells[has_3d], self.descriptor_size
-            )
-        return self.metric_loss(descriptors, targets.apparent_depth[has_3d])
+            return self.box3d_head.roi_descriptors(predictions, targets)[has_3d]
+        return pooled_descriptors(
+            features, targets.image_index[has_3d], targets.cells[has_3d], self.descriptor_size
+        )
+
+    def describe(self, batched_inputs: list[dict]) -> tuple[Tensor, ObjectTargets]:
+        """What the metric loss compares, whether or not there is one.
+
+        Args:
+            batched_inputs: as for training.
+
+        Returns:
+            (M', C) float32 descriptors of the objects with 3D supervision, and all M objects.
+
+        Raises:
+            ConfigError: "roi" descriptors of a head that has none.
+        """
+        _check_descriptor(self.descriptor, self.box3d_head)
+        instances = [x["instances"].to(self.device) for x in batched_inputs]
+        with torch.autocast(
+            self.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None
+        ):
+            features = self.extract_features(batched_inputs)
+            predictions = self.box3d_head(features) if self.descriptor == "roi" else None
+            targets = flatten_objects(instances, self.neck.stride, features.shape[-2:])
+            return self.descriptors(features, predictions, targets).float(), targets
 
     def paint_object_depth(self, instances: list[Instances], map_size: tuple[int, int]) -> Tensor:
         """Painted depth (B, H, W) of all supervised objects, also those whose centre lies off the map."""
@@ -186,3 +206,13 @@ class MonocularDetector3D(nn.Module):
             autocast_dtype=self.autocast_dtype,
         )
         return detector.to(self.device).eval()
+
+
+def _check_descriptor(descriptor: str, head: nn.Module) -> None:
+    if descriptor == "roi" and not hasattr(head, "roi_descriptors"):
+        raise ConfigError(
+            "MODEL.QUASI_ISOMETRIC.DESCRIPTOR",
+            found=f"'roi' with MODEL.BOX3D_HEAD.NAME {type(head).__name__}",
+            expected="a head with a second stage on regions of interest, such as GUPNetHead",
+            mend="set it to 'neck'",
+        )
