@@ -1,0 +1,229 @@
+"""One run of a study: train, evaluate, measure. Killed at any moment, it goes on where it was."""
+
+import fcntl
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.modeling import build_model
+
+import qiml.modeling  # noqa: F401  registers the detector
+from qiml.config import load_config
+from qiml.data.catalog import CUSTOM_PREFIX, register_datasets
+from qiml.data.synthetic import write_dataset
+from qiml.engine.checkpoint import DetectorCheckpointer
+from qiml.engine.descriptors import collect_descriptors
+from qiml.engine.ema import load_average
+from qiml.errors import ConfigError, QIMLError
+from qiml.evaluation.depth_error import depth_errors
+from qiml.evaluation.kitti_evaluation import evaluate_tables
+from qiml.evaluation.kitti_rules import VISIBLE, Difficulty, Overlaps
+from qiml.evaluation.kitti_table import read_table
+from qiml.evaluation.manifold import measure
+from qiml.io import atomic_write_text
+from qiml.studies.study import PROJECT_ROOT, Cell, SyntheticData
+
+CLASS = "Car"
+# Three tables: a shift in depth of half a metre alone takes AP at .7 from 100 to about 1.
+OVERLAPS = {f"{iou:.1f}": {CLASS: Overlaps(0.5, iou, iou)} for iou in (0.3, 0.5, 0.7)}
+MANIFOLD_FRAMES = 500
+DEPTHS = ((0.0, float("inf")), (0.0, 20.0), (20.0, 40.0), (40.0, float("inf")))
+
+
+class CellFailed(QIMLError):
+    """A run of a study ended with an error; the others go on."""
+
+
+def run_cell(cell: Cell, output_root: str, threads: int = 1) -> dict:
+    """Train a cell, or go on with it, and measure it.
+
+    Args:
+        cell: the run.
+        output_root: folder of all runs; needed no more once the result is kept.
+        threads: of PyTorch.
+
+    Returns:
+        The record to keep: the cell's place, `measures`, `seconds` and what it ran on.
+
+    Raises:
+        CellFailed: the training failed or was interrupted.
+        DatasetError, ConfigError: the data are missing or malformed.
+    """
+    prepare_data(cell)
+    folder = cell.folder(Path(output_root))
+    folder.mkdir(parents=True, exist_ok=True)
+    start = time.monotonic()
+    _train(cell, folder, threads)
+    torch.set_num_threads(threads)
+    measures = measure_run(cell, folder)
+    return {
+        "study": cell.study,
+        "group": cell.group,
+        "variant": cell.variant,
+        "seed": cell.seed,
+        "identity": cell.identity,
+        "measures": measures,
+        "seconds": round(time.monotonic() - start, 1),
+        "threads": threads,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "torch": torch.__version__,
+    }
+
+
+def prepare_data(cell: Cell) -> None:
+    """Draw the scenes where they are absent, and list the first frames where not all are to train."""
+    root, synthetic = cell.data.root, isinstance(cell.data, SyntheticData)
+    if not (synthetic or cell.train_frames):
+        return
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with open(root.parent / f".{root.name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # runs side by side must not draw the same scenes
+        if synthetic:
+            data = cell.data
+            size = tuple(int(side) for side in data.size.split("x"))
+            write_dataset(root, data.train, data.val, size, data.seed, workers=1)
+        if cell.train_frames:
+            _list_first_frames(cell)
+
+
+def _list_first_frames(cell: Cell) -> None:
+    folder = cell.data.root / "ImageSets"
+    ids = (folder / f"{_full_train_split(cell)}.txt").read_text().split()
+    if cell.train_frames > len(ids):
+        raise ConfigError(
+            f"train_frames of group {cell.group}",
+            found=str(cell.train_frames),
+            expected=f"at most {len(ids)}",
+            mend="draw more scenes or correct the number",
+        )
+    atomic_write_text(
+        folder / f"{_train_split(cell)}.txt", "\n".join(ids[: cell.train_frames]) + "\n"
+    )
+
+
+def _full_train_split(cell: Cell) -> str:
+    return getattr(cell.data, "train_split", "train")
+
+
+def _train_split(cell: Cell) -> str:
+    suffix = f"_{cell.train_frames}" if cell.train_frames else ""
+    return _full_train_split(cell) + suffix
+
+
+def _datasets(cell: Cell) -> tuple[str, str]:
+    """Names of the training and the evaluation data."""
+    root, val = cell.data.root, getattr(cell.data, "val_split", "val")
+    return f"{CUSTOM_PREFIX}{root}:{_train_split(cell)}", f"{CUSTOM_PREFIX}{root}:{val}"
+
+
+def _overrides(cell: Cell, folder: Path) -> list[str]:
+    train, val = _datasets(cell)
+    data = ["DATASETS.TRAIN", repr((train,)), "DATASETS.TEST", repr((val,))]
+    return [*cell.overrides, *data, "SEED", str(cell.seed), "OUTPUT_DIR", str(folder)]
+
+
+def _train(cell: Cell, folder: Path, threads: int) -> None:
+    """`train_net.py --resume`: from the last checkpoint, or only the evaluation where all is trained."""
+    command = [
+        sys.executable,
+        str(PROJECT_ROOT / "train_net.py"),
+        "--config-file",
+        str(PROJECT_ROOT / cell.config),
+    ]
+    command += ["--resume", *_overrides(cell, folder)]
+    log = folder / "console.txt"
+    with log.open("ab") as console:
+        ended = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=console,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+        )
+    # A run that a signal stopped early saved its state and ended with 0.
+    if ended.returncode or not list(folder.glob("kitti_*.json")):
+        lines = log.read_text(errors="replace").strip().splitlines() or ["no output"]
+        raise CellFailed(
+            cell.name,
+            found=f"exit code {ended.returncode} ({lines[-1]})",
+            expected="a finished training",
+            mend=f"see {log}, then start the study again: it goes on from there",
+        )
+
+
+def measure_run(cell: Cell, folder: Path) -> dict[str, float | None]:
+    """What the tables show of a finished run.
+
+    Returns:
+        Name → number: `ap3d_0.3` and so on (AP40 in per cent of cars at the level "visible"),
+        `depth_mae` (metres) and by range, how training went, and the numbers of
+        :func:`qiml.evaluation.manifold.measure`; None where there was nothing to measure.
+    """
+    cfg = load_config(str(PROJECT_ROOT / cell.config), _overrides(cell, folder))
+    measures = {**_detection_measures(cfg), **_cost_measures(folder), **_manifold_measures(cfg)}
+    return {
+        name: None if value is None or math.isnan(value) else round(value, 6)
+        for name, value in measures.items()
+    }
+
+
+def _detection_measures(cfg) -> dict[str, float]:
+    (dataset,) = cfg.DATASETS.TEST
+    register_datasets([dataset])
+    label_dir = Path(MetadataCatalog.get(dataset).label_dir)
+    (result_dir,) = (Path(cfg.OUTPUT_DIR) / "kitti_results").glob("*/data")
+    ids = [str(frame["image_id"]) for frame in DatasetCatalog.get(dataset)]
+    gt = read_table([label_dir / f"{i}.txt" for i in ids], scored=False)
+    dt = read_table([result_dir / f"{i}.txt" for i in ids], scored=True)
+    level = _visible(cfg.TEST.VISIBLE_MIN_HEIGHT)
+    evaluation = evaluate_tables(
+        gt, dt, classes=[CLASS], difficulties=[level], overlaps=OVERLAPS, metrics=("bev", "3d")
+    )
+    measures = {}
+    for table in OVERLAPS:
+        found = evaluation.results(table).get(CLASS, {}).get("AP40", {})
+        for metric in ("bev", "3d"):
+            measures[f"ap{metric}_{table}"] = found.get(metric, [0.0])[0]
+    errors = depth_errors(gt, dt, [CLASS], level, DEPTHS)[CLASS]
+    whole = errors.pop("0+ m")
+    measures |= {"depth_mae": whole["mean"], "depth_bias": whole["bias"]}
+    measures["recall_2d"] = 100 * whole["matched"] / whole["objects"]
+    measures |= {f"depth_mae_{name.split()[0]}": value["mean"] for name, value in errors.items()}
+    return measures
+
+
+def _visible(min_height: float) -> Difficulty:
+    return Difficulty("visible", min_height, VISIBLE.max_occlusion, VISIBLE.max_truncation)
+
+
+def _cost_measures(folder: Path) -> dict[str, float]:
+    """Time of a step: the median of what was logged, since other work may have disturbed some."""
+    lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+    times = sorted(line["time"] for line in lines if "time" in line)
+    return {"step_seconds": times[len(times) // 2], "total_loss": lines[-1]["total_loss"]}
+
+
+def _manifold_measures(cfg) -> dict[str, float]:
+    """By bounds in metres for every variant; depth is predicted from the training objects."""
+    cfg.MODEL.BACKBONE.PRETRAINED, cfg.MODEL.BACKBONE.WEIGHTS = False, ""
+    model = build_model(cfg)
+    path = str(Path(cfg.OUTPUT_DIR) / "model_final.pth")
+    checkpoint = DetectorCheckpointer(model).load(path)
+    if cfg.MODEL_EMA.ENABLED:
+        load_average(model, checkpoint)
+    train, val = (
+        collect_descriptors(cfg, model, name, MANIFOLD_FRAMES)
+        for name in (cfg.DATASETS.TRAIN[0], cfg.DATASETS.TEST[0])
+    )
+    if not (len(train) and len(val)):
+        return {}
+    return measure(
+        val.descriptors, val.depth, reference=(train.descriptors, train.depth), depth_space="metric"
+    )

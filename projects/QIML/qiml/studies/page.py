@@ -1,0 +1,164 @@
+"""The page of results: tables in Markdown from the records of studies."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from qiml.studies.statistics import PairedDifference, paired_difference, spread
+from qiml.studies.study import Cell, Study
+
+NOT_SIGNIFICANT = "no significant difference"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A measure as the tables show it.
+
+    Args:
+        key: in the records.
+        title: with its unit.
+        digits: after the decimal point.
+        compared: also show the paired difference to the baseline.
+    """
+
+    key: str
+    title: str
+    digits: int
+    compared: bool = False
+
+
+DETECTION = (
+    Column("ap3d_0.3", "AP3D .3", 2, compared=True),
+    Column("ap3d_0.5", "AP3D .5", 2, compared=True),
+    Column("ap3d_0.7", "AP3D .7", 2),
+    Column("depth_mae", "depth error, m", 3, compared=True),
+)
+MANIFOLD = (
+    Column("inside", "pairs inside the bounds", 3),
+    Column("too_close", "too close", 3),
+    Column("too_far", "too far", 3),
+    Column("spearman_local", "Spearman, local pairs", 3),
+    Column("geodesic_spearman", "Spearman, geodesic", 3),
+    Column("geodesic_ratio", "geodesic / Euclidean", 2),
+    Column("knn_depth_error", "10-NN depth error, m", 3, compared=True),
+)
+
+Results = dict[Cell, dict]
+
+
+def render_study(study: Study, results: Results, command: str) -> str:
+    """What a study found, as a section of the page."""
+    parts = [f"## {study.title}", study.about.strip(), _circumstances(study, results, command)]
+    for group in study.groups:
+        values = measures_by_variant(results, group)
+        if not values:
+            continue
+        if len(study.groups) > 1:
+            parts.append(f"### {group}")
+        parts.append(_table(study, values, DETECTION, _spread_cells))
+        parts.append(
+            f"Differences to `{study.baseline}`, paired by seed: mean [95 % bootstrap interval], in how "
+            "many seeds the measure rose."
+        )
+        parts.append(_table(study, values, DETECTION, _difference_cells))
+        if any("inside" in measures for runs in values.values() for measures in runs.values()):
+            parts.append("Feature space at the evaluation's objects:")
+            parts.append(_table(study, values, MANIFOLD, _spread_cells))
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def replace_section(page: str, study: Study, section: str) -> str:
+    """Put a section between its markers, or at the end of a page that has none yet."""
+    begin, end = f"<!-- study {study.name} -->", f"<!-- end of {study.name} -->"
+    block = f"{begin}\n{section}{end}"
+    if begin in page:
+        return re.sub(f"{re.escape(begin)}.*?{re.escape(end)}", lambda _: block, page, flags=re.S)
+    return f"{page.rstrip()}\n\n{block}\n"
+
+
+def _circumstances(study: Study, results: Results, command: str) -> str:
+    records = list(results.values())
+    machines = sorted({f"{r['machine']}, {r['threads']} thread(s) a run" for r in records})
+    minutes = sum(r["seconds"] for r in records) / 60
+    each = minutes / len(records)
+    data = ", ".join(f"{key} {value}" for key, value in study.data.__dict__.items())
+    return (
+        f"Command: `{command}`. Data: {data}. Finished: {len(records)} of {study.size} runs, "
+        f"seeds {_listed(sorted({cell.seed for cell in results}))}; {each:.1f} minutes a run, "
+        f"{minutes:.0f} together, on {'; '.join(machines)}."
+    )
+
+
+def _listed(seeds: list[int]) -> str:
+    return ", ".join(map(str, seeds))
+
+
+def measures_by_variant(results: Results, group: str) -> dict[str, dict[int, dict]]:
+    """Variant → seed → measures."""
+    values: dict[str, dict[int, dict]] = {}
+    for cell, record in results.items():
+        if cell.group == group:
+            values.setdefault(cell.variant, {})[cell.seed] = record["measures"]
+    return values
+
+
+def values_by_seed(runs: dict[str, dict[int, dict]], variant: str, key: str) -> dict[int, float]:
+    """Seed → one measure of a variant, where the run has it."""
+    found = {seed: measures.get(key) for seed, measures in runs.get(variant, {}).items()}
+    return {seed: value for seed, value in found.items() if value is not None}
+
+
+def _table(
+    study: Study,
+    values: dict[str, dict[int, dict]],
+    columns: tuple[Column, ...],
+    cells: Callable[..., list[str] | None],
+) -> str:
+    """A row for each variant that has runs; `cells` fills it and says by None that it has none."""
+    if cells is _difference_cells:
+        columns = tuple(column for column in columns if column.compared)
+    rows = [
+        "| | " + " | ".join(c.title for c in columns) + " | seeds |",
+        "|---" * (len(columns) + 2) + "|",
+    ]
+    for variant in study.variants:
+        row = cells(study, values, variant, columns) if variant in values else None
+        if row:
+            rows.append(f"| `{variant}` | {' | '.join(row)} |")
+    return "\n".join(rows)
+
+
+def _spread_cells(study: Study, values, variant: str, columns) -> list[str]:
+    cells = []
+    for column in columns:
+        found = values_by_seed(values, variant, column.key)
+        cells.append(_spread_text(list(found.values()), column.digits) if found else "n/a")
+    return [*cells, str(len(values[variant]))]
+
+
+def _spread_text(found: list[float], digits: int) -> str:
+    s = spread(found)
+    return f"{s.mean:.{digits}f}" + (f" ± {s.std:.{digits}f}" if s.std is not None else "")
+
+
+def _difference_cells(study: Study, values, variant: str, columns) -> list[str] | None:
+    if variant == study.baseline or study.baseline not in values:
+        return None
+    cells, count = [], 0
+    for column in columns:
+        difference = paired_difference(
+            values_by_seed(values, variant, column.key),
+            values_by_seed(values, study.baseline, column.key),
+        )
+        cells.append(_difference_text(difference, column.digits) if difference else "n/a")
+        count = max(count, difference.count if difference else 0)
+    return [*cells, str(count)]
+
+
+def _difference_text(d: PairedDifference, digits: int) -> str:
+    if d.low is None:
+        return f"{d.mean:+.{digits}f}"
+    text = (
+        f"{d.mean:+.{digits}f} [{d.low:+.{digits}f}, {d.high:+.{digits}f}], {d.higher} of {d.count}"
+    )
+    return f"**{text}**" if d.significant else f"{text}; {NOT_SIGNIFICANT}"

@@ -1,0 +1,103 @@
+"""Runs the cells of a study that are not finished, side by side: in processes or as Ray tasks."""
+
+import logging
+import multiprocessing
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+from tqdm import tqdm
+
+from qiml.errors import ConfigError, QIMLError
+from qiml.studies.cell import run_cell
+from qiml.studies.records import append_record, finished, read_records
+from qiml.studies.study import Cell, Study
+
+logger = logging.getLogger(__name__)
+
+Ended = tuple[Cell, dict | QIMLError]
+
+
+def run_study(
+    study: Study, records_path: Path, run_all: Callable[[list[Cell]], Iterator[Ended]]
+) -> list[QIMLError]:
+    """Run what is not finished, keeping each result as soon as it is there.
+
+    Args:
+        study: the grid.
+        records_path: JSON lines of finished runs; added to.
+        run_all: cells → (cell, record or error) in the order they end: :func:`in_processes`, :func:`on_ray`.
+
+    Returns:
+        The errors of the runs that failed.
+    """
+    cells = study.cells()
+    done = finished(cells, read_records(records_path))
+    waiting = [cell for cell in cells if cell not in done]
+    errors = []
+    with tqdm(total=len(cells), initial=len(done), unit="run", desc=study.name) as progress:
+        for cell, result in run_all(waiting):
+            if isinstance(result, QIMLError):
+                errors.append(result)
+                progress.write(f"{cell.name}: failed")
+            else:
+                append_record(records_path, result)
+                progress.write(f"{cell.name}: {_summary(result['measures'])}")
+            progress.update()
+    return errors
+
+
+def _summary(measures: dict[str, float]) -> str:
+    return f"AP3D(.5) {measures['ap3d_0.5']:.2f}, mean absolute depth error {measures['depth_mae']:.3f} m"
+
+
+def in_processes(cells: list[Cell], output_root: Path, jobs: int, threads: int) -> Iterator[Ended]:
+    """Run on this machine, `jobs` at once, each with `threads` threads."""
+    # Started afresh, not forked: a forked PyTorch with threads may hang.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+        waiting = {pool.submit(run_cell, cell, str(output_root), threads): cell for cell in cells}
+        try:
+            for future in as_completed(waiting):
+                try:
+                    yield waiting[future], future.result()
+                except QIMLError as error:
+                    yield waiting[future], error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def on_ray(cells: list[Cell], output_root: Path, address: str, threads: int) -> Iterator[Ended]:
+    """Run as tasks of a Ray cluster, as many at once as it has CPUs for, each with `threads` of them.
+
+    The nodes need this project at the same place; with `output_root` on a shared file system a run that
+    loses its node goes on where it was, otherwise it starts anew.
+
+    Raises:
+        ConfigError: no cluster answers at `address`.
+    """
+    import ray
+
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except ConnectionError as error:
+        raise ConfigError(
+            "--ray",
+            found=f"no cluster at {address!r} ({error})",
+            expected="the address of a running Ray cluster",
+            mend="start one with `ray start --head`, or leave --ray out to run on this machine",
+        ) from error
+    task = ray.remote(num_cpus=threads, max_retries=-1)(run_cell)
+    waiting = {task.remote(cell, str(output_root), threads): cell for cell in cells}
+    try:
+        while waiting:
+            (reference,), _ = ray.wait(list(waiting), num_returns=1)
+            cell = waiting.pop(reference)
+            try:
+                yield cell, ray.get(reference)
+            except ray.exceptions.RayTaskError as error:
+                if not isinstance(error.cause, QIMLError):
+                    raise
+                yield cell, error.cause
+    finally:
+        ray.shutdown()

@@ -1,0 +1,254 @@
+"""A study: a YAML file that names data, groups, variants and seeds, and the grid of runs it stands for."""
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import yaml
+
+from qiml.config import flat_config, load_config
+from qiml.data.catalog import datasets_root
+from qiml.errors import ConfigError
+
+PROJECT_ROOT = Path(__file__).resolve().parents[4]
+"""Where train_net.py is, and the configs that groups name."""
+
+# What a run's result does not depend on, or what the study's `data` says already.
+_NOT_IDENTITY = ("OUTPUT_DIR", "DATASETS.TRAIN", "DATASETS.TEST", "MODEL.DEVICE", "SEED")
+
+
+@dataclass(frozen=True)
+class SyntheticData:
+    """Scenes to draw where they are absent.
+
+    Args:
+        size: WIDTHxHEIGHT of the images.
+        train, val: frames.
+        seed: of the scenes.
+    """
+
+    size: str
+    train: int
+    val: int
+    seed: int
+
+    @property
+    def root(self) -> Path:
+        return datasets_root() / "studies" / f"scenes-{self.size}-seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class FolderData:
+    """A folder in KITTI's layout, under DETECTRON2_DATASETS, with its splits."""
+
+    folder: str
+    train_split: str = "train"
+    val_split: str = "val"
+
+    @property
+    def root(self) -> Path:
+        return datasets_root() / self.folder
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that are compared with each other: rows of one table.
+
+    Args:
+        config: what is trained, a file relative to the project's root.
+        train_frames: how many of the training split's first frames; 0: all.
+        overrides: config keys of all its runs.
+    """
+
+    config: str
+    train_frames: int = 0
+    overrides: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a study.
+
+    Attributes:
+        study, group, variant, seed: its place in the grid.
+        config, overrides: what train_net.py gets, without data, seed and output.
+        data, train_frames: what it trains and is evaluated on.
+        identity: hash of all that its result depends on; another study file, another identity.
+    """
+
+    study: str
+    group: str
+    variant: str
+    seed: int
+    config: str
+    overrides: tuple[str, ...]
+    data: SyntheticData | FolderData
+    train_frames: int
+    identity: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.group}/{self.variant}/seed{self.seed}"
+
+    def folder(self, root: Path) -> Path:
+        """Where its run is, under `root`."""
+        return root / self.study / self.group / f"{self.variant}-seed{self.seed}-{self.identity}"
+
+
+@dataclass(frozen=True)
+class Study:
+    """See :func:`load_study`."""
+
+    name: str
+    title: str
+    about: str
+    data: SyntheticData | FolderData
+    groups: dict[str, Group]
+    variants: dict[str, dict]
+    baseline: str
+    seeds: tuple[int, ...]
+
+    def part(
+        self,
+        groups: list[str] | None = None,
+        variants: list[str] | None = None,
+        seeds: list[int] | None = None,
+    ) -> "Study":
+        """Only some groups and variants, and other seeds; None: all of the study's.
+
+        Raises:
+            ConfigError: a name is not in the study.
+        """
+        return replace(
+            self,
+            groups=_chosen(self.groups, groups, f"groups of {self.name}"),
+            variants=_chosen(self.variants, variants, f"variants of {self.name}"),
+            seeds=tuple(seeds) if seeds else self.seeds,
+        )
+
+    @property
+    def size(self) -> int:
+        """How many runs the grid has."""
+        return len(self.groups) * len(self.variants) * len(self.seeds)
+
+    def cells(self) -> list[Cell]:
+        """The grid, seed by seed, so that an unfinished study has whole pairs.
+
+        Raises:
+            ConfigError: a config is missing, or a key or value is wrong.
+        """
+        cells = []
+        for group_name, group in self.groups.items():
+            for variant, keys in self.variants.items():
+                overrides = _as_overrides({**group.overrides, **keys})
+                identity = self._identity(group, overrides)
+                cells += [
+                    Cell(
+                        self.name,
+                        group_name,
+                        variant,
+                        seed,
+                        group.config,
+                        overrides,
+                        self.data,
+                        group.train_frames,
+                        identity,
+                    )
+                    for seed in self.seeds
+                ]
+        return sorted(cells, key=lambda cell: self.seeds.index(cell.seed))
+
+    def _identity(self, group: Group, overrides: tuple[str, ...]) -> str:
+        """Of what differs from the defaults: keys that are added later leave finished runs finished."""
+        values = flat_config(load_config(str(PROJECT_ROOT / group.config), overrides))
+        defaults = flat_config(load_config(""))
+        changed = {
+            key: value
+            for key, value in values.items()
+            if key not in _NOT_IDENTITY and value != defaults.get(key)
+        }
+        facts = {"config": changed, "data": self.data.__dict__, "frames": group.train_frames}
+        text = json.dumps(facts, sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def load_study(path: str | Path) -> Study:
+    """Read a study.
+
+    The file has `title`, `about`, `data` (`synthetic: {size, train, val, seed}` or `folder`, and
+    its splits), `groups` (name → `config`, `train_frames`, `overrides`), `variants` (name → config
+    keys), `baseline` (one of them) and `seeds`.
+
+    Raises:
+        ConfigError: the file is missing or not such a file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(
+            path, found="no such file", expected="a study", mend="see the folder configs/studies/"
+        )
+    try:
+        text = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = dict(text["data"])
+        study = Study(
+            name=path.stem,
+            title=text["title"],
+            about=text.get("about", ""),
+            data=SyntheticData(**data.pop("synthetic"))
+            if "synthetic" in data
+            else FolderData(**data),
+            groups={name: Group(**group) for name, group in text["groups"].items()},
+            variants={name: dict(keys or {}) for name, keys in text["variants"].items()},
+            baseline=text["baseline"],
+            seeds=tuple(int(seed) for seed in text["seeds"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, yaml.YAMLError) as error:
+        raise ConfigError(
+            path,
+            found=f"{type(error).__name__}: {' '.join(str(error).split())}",
+            expected="title, data, groups, variants, baseline and seeds",
+            mend="compare it with the studies in configs/studies/",
+        ) from error
+    _check(study, path)
+    return study
+
+
+def _check(study: Study, path: Path) -> None:
+    for name in (*study.groups, *study.variants):
+        if not re.fullmatch(r"[\w.+-]+", str(name)):
+            raise ConfigError(
+                path,
+                found=f"the name {name!r}",
+                expected="letters, digits and . + - _: it names folders",
+                mend="rename it",
+            )
+    if study.baseline not in study.variants:
+        raise ConfigError(
+            path,
+            found=f"baseline {study.baseline!r}",
+            expected=f"one of the variants {', '.join(study.variants)}",
+            mend="correct the name",
+        )
+    if not study.seeds or len(set(study.seeds)) < len(study.seeds):
+        raise ConfigError(
+            path, found=f"seeds {list(study.seeds)}", expected="different numbers", mend="list them"
+        )
+
+
+def _chosen(entries: dict, names: list[str] | None, where: str) -> dict:
+    unknown = [name for name in names or () if name not in entries]
+    if unknown:
+        raise ConfigError(
+            where,
+            found=", ".join(unknown),
+            expected=f"some of {', '.join(entries)}",
+            mend="correct the name",
+        )
+    return {name: entry for name, entry in entries.items() if names is None or name in names}
+
+
+def _as_overrides(keys: dict) -> tuple[str, ...]:
+    """KEY VALUE KEY VALUE … as on the command line."""
+    return tuple(str(word) for item in keys.items() for word in item)

@@ -1,0 +1,65 @@
+"""The tables of a study."""
+
+import pytest
+
+from qiml.studies.page import NOT_SIGNIFICANT, render_study, replace_section
+from qiml.studies.plot import plot_differences
+from qiml.studies.study import Cell, Group, Study, SyntheticData
+
+DATA = SyntheticData("96x64", 8, 4, 3)
+STUDY = Study(
+    "mine", "My study", "About it.", DATA, {"g": Group("c.yaml")},
+    {"none": {}, "good": {}, "idle": {}}, "none", (1, 2, 3),
+)  # fmt: skip
+
+
+@pytest.fixture
+def results():
+    found = {}
+    for variant, shifts in {"none": (0, 0, 0), "good": (5, 5.1, 4.9), "idle": (1, -1, 0.1)}.items():
+        for seed, shift in zip((1, 2, 3), shifts, strict=True):
+            cell = Cell("mine", "g", variant, seed, "c.yaml", (), DATA, 0, "x")
+            values = {"ap3d_0.3": 30.0 + seed + shift, "ap3d_0.5": 10.0, "ap3d_0.7": 1.0}
+            found[cell] = {
+                "measures": {**values, "depth_mae": 2.0},
+                "seconds": 60.0, "machine": "m", "threads": 1,
+            }  # fmt: skip
+    return found
+
+
+def test_tables_say_mean_spread_and_paired_differences(results):
+    text = render_study(STUDY, results, "the command")
+    assert "| `none` | 32.00 ± 1.00 |" in text
+    good, idle = (
+        next(line for line in text.splitlines() if line.startswith(f"| `{name}` | {start}"))
+        for name, start in (("good", "**+5"), ("idle", "+0"))
+    )
+    assert "**+5.00 [+4.90, +5.10], 3 of 3**" in good
+    assert NOT_SIGNIFICANT in idle and "2 of 3" in idle
+    assert "9 of 9 runs" in text and "`the command`" in text and "1.0 minutes a run" in text
+
+
+def test_an_unfinished_study_shows_what_there_is(results):
+    some = {cell: r for cell, r in results.items() if cell.variant != "idle" and cell.seed < 3}
+    text = render_study(STUDY, some, "c")
+    assert "4 of 9 runs" in text and "idle" not in text
+
+
+def test_without_the_baseline_there_are_no_differences(results):
+    some = {cell: record for cell, record in results.items() if cell.variant == "good"}
+    assert "| `good` | 37.00" in render_study(STUDY, some, "c")
+
+
+def test_a_section_replaces_its_predecessor_alone():
+    page = replace_section("# Results\n\nProse.\n", STUDY, "first\n")
+    page = replace_section(page + "\nMore prose.\n", STUDY, "second \\1\n")
+    assert "first" not in page and "second \\1" in page
+    assert page.startswith("# Results\n\nProse.\n") and page.endswith("More prose.\n")
+    assert page.count("<!-- study mine -->") == 1
+
+
+def test_picture(results, tmp_path):
+    assert plot_differences(STUDY, results, tmp_path / "p.png")
+    assert (tmp_path / "p.png").stat().st_size > 1000
+    baseline = {cell: record for cell, record in results.items() if cell.variant == "none"}
+    assert not plot_differences(STUDY, baseline, tmp_path / "q.png")

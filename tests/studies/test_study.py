@@ -1,0 +1,95 @@
+"""Study files and the grids they stand for."""
+
+import pytest
+import yaml
+
+from qiml.errors import ConfigError
+from qiml.studies.study import load_study
+
+STUDY = {
+    "title": "A study",
+    "data": {"synthetic": {"size": "96x64", "train": 8, "val": 4, "seed": 3}},
+    "groups": {
+        "small": {"config": "configs/quickstart.yaml", "train_frames": 4},
+        "large": {"config": "configs/quickstart.yaml", "overrides": {"SOLVER.MAX_ITER": 9}},
+    },
+    "variants": {"none": None, "qi": {"MODEL.QUASI_ISOMETRIC.K": 2.0}},
+    "baseline": "none",
+    "seeds": [1, 2],
+}
+
+
+@pytest.fixture
+def write_study(tmp_path):
+    def write(**changes):
+        path = tmp_path / "mine.yaml"
+        path.write_text(yaml.safe_dump({**STUDY, **changes}, sort_keys=False))
+        return path
+
+    return write
+
+
+def test_grid_is_groups_times_variants_times_seeds_seed_by_seed(write_study):
+    cells = load_study(write_study()).cells()
+    assert [cell.name for cell in cells] == [
+        f"{group}/{variant}/seed{seed}"
+        for seed in (1, 2)
+        for group in ("small", "large")
+        for variant in ("none", "qi")
+    ]
+    assert cells[3].overrides == ("SOLVER.MAX_ITER", "9", "MODEL.QUASI_ISOMETRIC.K", "2.0")
+
+
+def test_identity_is_of_all_that_the_result_depends_on(write_study):
+    def identities(**changes):
+        return {c.name: c.identity for c in load_study(write_study(**changes)).cells()}
+
+    before = identities()
+    assert len({before[f"{g}/{v}/seed1"] for g in ("small", "large") for v in ("none", "qi")}) == 4
+    assert before["small/qi/seed1"] == before["small/qi/seed2"]
+    assert identities(title="Another title") == before
+    changed = identities(variants={"none": None, "qi": {"MODEL.QUASI_ISOMETRIC.K": 3.0}})
+    assert changed["small/none/seed1"] == before["small/none/seed1"]
+    assert changed["small/qi/seed1"] != before["small/qi/seed1"]
+    data = {"synthetic": {**STUDY["data"]["synthetic"], "seed": 4}}
+    assert not set(identities(data=data).values()) & set(before.values())
+
+
+def test_a_value_equal_to_the_default_is_the_same_run(write_study):
+    default = {"none": None, "qi": {"MODEL.QUASI_ISOMETRIC.K": 1.5}}
+    cells = load_study(write_study(variants=default)).part(["small"], None, [1]).cells()
+    assert cells[0].identity == cells[1].identity
+
+
+def test_part_of_a_study(write_study):
+    study = load_study(write_study()).part(["large"], ["qi"], [7])
+    assert [cell.name for cell in study.cells()] == ["large/qi/seed7"]
+    with pytest.raises(ConfigError, match=r"huge.*small, large"):
+        study = load_study(write_study()).part(["huge"])
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"seeds": [1, 1]}, "different numbers"),
+        ({"seeds": []}, "different numbers"),
+        ({"baseline": "nothing"}, "one of the variants none, qi"),
+        ({"variants": {"a/b": None, "none": None}}, "it names folders"),
+        ({"data": {"synthetic": {"size": "96x64"}}}, "title, data, groups"),
+        ({"groups": {"small": {"confg": "x"}}}, "confg"),
+        ({"variants": None}, "title, data, groups"),
+    ],
+)
+def test_a_malformed_study_is_refused(write_study, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        load_study(write_study(**changes))
+
+
+def test_a_missing_study_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="no such file"):
+        load_study(tmp_path / "none.yaml")
+
+
+def test_an_unknown_key_of_a_variant_is_refused_before_anything_runs(write_study):
+    with pytest.raises(ConfigError, match=r"MODEL\.QUASI_ISOMETRIC\.KK"):
+        load_study(write_study(variants={"none": {"MODEL.QUASI_ISOMETRIC.KK": 1}})).cells()

@@ -1,0 +1,137 @@
+#!/usr/bin/env python
+"""Run a study: a grid of configs and seeds, its statistics and its section of docs/results.md."""
+
+import argparse
+import os
+import sys
+from functools import partial
+from pathlib import Path
+
+from qiml.errors import ConfigError, exit_on_error
+from qiml.io import atomic_write_text
+from qiml.studies.page import render_study, replace_section
+from qiml.studies.plot import plot_differences
+from qiml.studies.records import finished, read_records
+from qiml.studies.runner import in_processes, on_ray, run_study
+from qiml.studies.study import Study, load_study
+
+ROOT = Path(__file__).resolve().parents[1]
+
+EXAMPLES = """\
+A finished run is never done again: its result is a line of --results/STUDY.jsonl. Killed at any moment,
+the same command goes on: unfinished runs from their last checkpoint. A run whose config or data the study
+file has changed since counts as another one.
+
+Examples:
+
+    $ python tools/ablate.py configs/studies/main.yaml                 # everything that is missing
+    $ python tools/ablate.py configs/studies/main.yaml --list          # what is done, what is not
+    $ python tools/ablate.py configs/studies/main.yaml --render        # the page alone, no run
+
+Repeat one row with the seeds of the page, or with your own (kept apart from the project's results):
+    $ python tools/ablate.py configs/studies/main.yaml --variants none --results output/mine
+    $ python tools/ablate.py configs/studies/main.yaml --variants none qi_log --seeds 7 --results output/mine
+
+On a Ray cluster (nodes with this project at the same place), as many runs at once as it has CPUs for:
+    $ python tools/ablate.py configs/studies/main.yaml --ray auto
+"""
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("study", type=Path, help="a file such as those in configs/studies/")
+    action = parser.add_mutually_exclusive_group()
+    action.add_argument("--list", action="store_true", help="show what is done; run nothing")
+    action.add_argument("--render", action="store_true", help="write the page; run nothing")
+    parser.add_argument("--groups", nargs="+", help="only these groups of the study")
+    parser.add_argument("--variants", nargs="+", help="only these variants of the study")
+    parser.add_argument("--seeds", nargs="+", type=int, help="these seeds instead of the study's")
+    parser.add_argument(
+        "--jobs", type=int, default=os.cpu_count(), help="runs at once (default: one a core)"
+    )
+    parser.add_argument("--threads", type=int, default=1, help="threads a run (default 1)")
+    parser.add_argument("--ray", metavar="ADDRESS", help="run on this Ray cluster, such as `auto`")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=ROOT / "docs" / "results",
+        help="folder of the results, one file a study (default docs/results)",
+    )
+    parser.add_argument(
+        "--page",
+        type=Path,
+        help="page to write the tables to (default: results.md beside the folder of the results)",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("output/studies"),
+        help="the runs themselves: logs, checkpoints (default output/studies)",
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_arguments()
+    with exit_on_error():
+        study = load_study(args.study).part(args.groups, args.variants, args.seeds)
+        records = args.results / f"{study.name}.jsonl"
+        if args.list:
+            print_progress(study, records)
+            return
+        errors = []
+        if not args.render:
+            if args.ray:
+                run_all = partial(
+                    on_ray, output_root=args.output, address=args.ray, threads=args.threads
+                )
+            else:
+                run_all = partial(
+                    in_processes, output_root=args.output, jobs=args.jobs, threads=args.threads
+                )
+            errors = run_study(study, records, run_all)
+        write_page(study, records, args.page or args.results.with_name("results.md"))
+        for error in errors:
+            print(f"error: {error}", file=sys.stderr)
+        if errors:
+            sys.exit(1)
+
+
+def print_progress(study: Study, records: Path) -> None:
+    """Every run and whether it is finished."""
+    cells = study.cells()
+    done = finished(cells, read_records(records))
+    for cell in cells:
+        print(f"{'done' if cell in done else '-':6}{cell.name}")
+    print(f"{len(done)} of {len(cells)} runs finished")
+
+
+def write_page(study: Study, records: Path, page: Path) -> None:
+    """Put the study's tables and picture into the page.
+
+    Raises:
+        ConfigError: no run is finished.
+    """
+    results = finished(study.cells(), read_records(records))
+    if not results:
+        raise ConfigError(
+            records,
+            found="no finished run of this study",
+            expected="at least one",
+            mend="leave --render out, so that it runs",
+        )
+    command = f"python tools/ablate.py configs/studies/{study.name}.yaml"
+    section = render_study(study, results, command)
+    print(section)
+    picture = page.parent / "images" / f"results-{study.name}.png"
+    if plot_differences(study, results, picture):
+        section += f"\n![Paired differences by seed](images/{picture.name})\n"
+    text = page.read_text(encoding="utf-8") if page.is_file() else "# Results\n"
+    atomic_write_text(page, replace_section(text, study, section))
+    print(f"Wrote {page}")
+
+
+if __name__ == "__main__":
+    main()
