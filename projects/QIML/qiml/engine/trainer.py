@@ -2,7 +2,6 @@
 
 import logging
 import weakref
-from dataclasses import replace
 from functools import partial
 
 import torch
@@ -30,8 +29,8 @@ from qiml.engine.solver import build_gradient_clipper, build_lr_scheduler, build
 from qiml.engine.task_learning import TaskLearning
 from qiml.engine.train_step import TrainStep, distribute
 from qiml.errors import ConfigError, QIMLError
-from qiml.evaluation.kitti import KITTI_DIFFICULTIES, VISIBLE
 from qiml.evaluation.kitti_evaluator import KITTIEvaluator
+from qiml.evaluation.kitti_rules import difficulties_with_visible
 from qiml.evaluation.waymo_evaluator import WaymoEvaluator
 
 FINAL_CHECKPOINT = "model_final"  # as Detectron2 names it
@@ -194,12 +193,7 @@ class Trainer(DefaultTrainer):
     def build_evaluator(cls, cfg, dataset_name: str) -> DatasetEvaluator:
         if MetadataCatalog.get(dataset_name).get("evaluator_type") == "waymo":
             return WaymoEvaluator(dataset_name, cfg.OUTPUT_DIR)
-        difficulties = KITTI_DIFFICULTIES
-        if cfg.TEST.VISIBLE_MIN_HEIGHT > 0:
-            difficulties = (
-                *difficulties,
-                replace(VISIBLE, min_height=cfg.TEST.VISIBLE_MIN_HEIGHT),
-            )
+        difficulties = difficulties_with_visible(cfg.TEST.VISIBLE_MIN_HEIGHT)
         return KITTIEvaluator(dataset_name, cfg.OUTPUT_DIR, difficulties=difficulties)
 
 

@@ -57,7 +57,7 @@ class KITTIEvaluator(DatasetEvaluator):
         overlaps: OverlapTables = KITTI_OVERLAPS,
     ):
         metadata = MetadataCatalog.get(dataset_name)
-        file_name = re.sub(r"[^\w.-]+", "_", dataset_name)
+        file_name = file_name_of(dataset_name)
         self._dataset_name = dataset_name
         self._class_names = list(metadata.thing_classes)
         self._evaluated = _classes_with_overlaps(self._class_names, overlaps)
@@ -146,6 +146,11 @@ class KITTIEvaluator(DatasetEvaluator):
         if self._result_dir.exists():
             shutil.rmtree(self._result_dir)
         os.rename(temporary, self._result_dir)
+
+
+def file_name_of(dataset_name: str) -> str:
+    """What the files of a data set's evaluation call it."""
+    return re.sub(r"[^\w.-]+", "_", dataset_name)
 
 
 def _classes_with_overlaps(names: list[str], overlaps: OverlapTables) -> list[str]:

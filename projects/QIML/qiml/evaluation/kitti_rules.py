@@ -6,7 +6,7 @@ https://www.cvlibs.net/datasets/kitti/eval_object.php).
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -71,6 +71,13 @@ KITTI_DIFFICULTIES = (
 )
 # For images that are not of KITTI's size, where limits in pixels mean little.
 VISIBLE = Difficulty("visible", min_height=0, max_occlusion=2, max_truncation=0.5)
+
+
+def difficulties_with_visible(min_height: float) -> tuple[Difficulty, ...]:
+    """KITTI's difficulties and, unless `min_height` (pixels) is 0, "visible" with that height."""
+    if min_height <= 0:
+        return KITTI_DIFFICULTIES
+    return (*KITTI_DIFFICULTIES, replace(VISIBLE, min_height=min_height))
 
 
 @dataclass(frozen=True)
