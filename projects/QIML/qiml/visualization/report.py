@@ -49,7 +49,12 @@ def write_report(
 
     Raises:
         DatasetError: a folder that is no run or holds no evaluation, or a malformed file in it.
+        ConfigError: Plotly is missing, or `pictures` is negative.
     """
+    if pictures < 0:
+        raise ConfigError(
+            "--pictures", found=str(pictures), expected="0 or more", mend="correct the number"
+        )
     runs = read_runs(folders)
     output = Path(output) if output else runs[0].folder / FILE_NAME
     atomic_write_text(output, render(runs, pictures))
@@ -165,7 +170,10 @@ def _plotly() -> str:
         from plotly.offline import get_plotlyjs
     except ImportError as error:
         raise ConfigError(
-            "report", found="no Plotly", expected="Plotly, for its charts", mend="pip install plotly"
+            "report",
+            found="no Plotly",
+            expected="Plotly, for its charts",
+            mend="pip install plotly",
         ) from error
     return get_plotlyjs()
 

@@ -198,9 +198,7 @@ def _objects(gt: ObjectTable, matches: _Matches, names: list[str]) -> list[list[
         for kind, counted, values in zip(kinds, matches.counted, _boxes(gt), strict=True)
     ]
     shown = _is_shown(gt)
-    return [
-        [rows[i] for i in range(first, last) if shown[i]] for first, last in _spans(gt)
-    ]
+    return [[rows[i] for i in range(first, last) if shown[i]] for first, last in _spans(gt)]
 
 
 def _detections(

@@ -41,13 +41,22 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """Attributes: a title, a line below it, names of the columns, and rows whose first `heads` are names."""
+    """Rows to show, and what they are.
+
+    Attributes:
+        title, note: above the table.
+        header: names of the columns.
+        rows: of as many cells.
+        heads: columns, from the left, that name what a row is about.
+        group: rows, of different runs, that belong together.
+    """
 
     title: str
     note: str
     header: list[str]
     rows: list[list[Cell]]
     heads: int
+    group: int = 1
 
 
 def settings_table(runs: Sequence[Run]) -> Table:
@@ -97,7 +106,9 @@ def waymo_table(runs: Sequence[Run], name: str) -> Table:
             heads = [kind.capitalize(), str(level), f"{limit:g}"]
             rows += _compared(heads, [name for name, _ in found], values)
     title = TITLES.get(protocol, protocol)
-    return Table(title, f"{found[0][1]['frames']} frames; per cent", header, rows, heads=4)
+    return Table(
+        title, f"{found[0][1]['frames']} frames; per cent", header, rows, heads=4, group=len(found)
+    )
 
 
 def _precision_table(found: Sequence[tuple[str, dict]], prefix: str) -> Table | None:
@@ -119,7 +130,8 @@ def _precision_table(found: Sequence[tuple[str, dict]], prefix: str) -> Table | 
                 rows += _compared(heads, [run for run, _ in found], values)
     title = f"Average precision, {'relaxed' if prefix else 'strict'} overlaps"
     note = f"AP40 in per cent over {reports[0]['frames']} frames; distances at level {levels[-1]}"
-    return Table(title, note, ["class", "of", "IoU >", "run", *levels, *ranges], rows, heads=4)
+    header = ["class", "of", "IoU >", "run", *levels, *ranges]
+    return Table(title, note, header, rows, heads=4, group=len(found))
 
 
 def _depth_table(found: Sequence[tuple[str, dict]]) -> Table:
@@ -140,7 +152,8 @@ def _depth_table(found: Sequence[tuple[str, dict]]) -> Table:
             runs = [run for run, _ in found]
             rows += _compared([name, part], runs, values, list(columns.values()))
     note = "metres, where the 2D boxes overlap by more than 0.5; relative in per cent of the depth"
-    return Table("Depth errors", note, ["class", "distance", "run", *columns], rows, heads=3)
+    header = ["class", "distance", "run", *columns]
+    return Table("Depth errors", note, header, rows, heads=3, group=len(found))
 
 
 def _compared(
@@ -151,7 +164,9 @@ def _compared(
 ) -> list[list[Cell]]:
     """Rows of one quantity, a run each: (R, C) values; `best_of` picks the best of a column's values."""
     picks = [max] * len(values[0]) if best_of is None else best_of
-    columns = [_column(own, pick) for own, pick in zip(zip(*values, strict=True), picks, strict=True)]
+    columns = [
+        _column(own, pick) for own, pick in zip(zip(*values, strict=True), picks, strict=True)
+    ]
     return [
         [*(Cell(head) for head in heads), Cell(name), *(column[i] for column in columns)]
         for i, name in enumerate(names)
@@ -199,7 +214,6 @@ def _setting_text(value: object) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
     if isinstance(value, list):
-        return " × ".join(map(str, value)) if all(type(v) is int for v in value) else ", ".join(
-            map(str, value)
-        )
+        numbers = all(isinstance(item, int) for item in value)
+        return (" × " if numbers else ", ").join(map(str, value))
     return "–" if value is None else str(value)

@@ -19,7 +19,13 @@ const charts = (() => {
     };
   }
 
+  // Its script is long: a browser takes a second or more for it, which opening the page need not wait for.
+  function loadPlotly() {
+    if (!globalThis.Plotly) document.body.append(make("script", {}, element("plotly").textContent));
+  }
+
   function draw(node) {
+    loadPlotly();
     const { traces, ...rest } = drawn.get(node)();
     Plotly.react(node, traces, layout(rest), { displaylogo: false, responsive: true, displayModeBar: false });
   }
@@ -27,8 +33,7 @@ const charts = (() => {
   // Put charts into a container: functions that give traces, title and axes.
   function show(container, builders) {
     for (const node of container.children) {
-      drawn.delete(node);
-      Plotly.purge(node);
+      if (drawn.delete(node)) Plotly.purge(node);
     }
     container.replaceChildren(...builders.map((build) => {
       const node = make("div", { class: "chart", role: "img", "aria-label": build().title });
@@ -78,16 +83,17 @@ const charts = (() => {
     update();
   }
 
-  function precisionChart(evaluation, table, name, metric, title) {
+  function precisionChart(evaluation, table, name, metric, title, chosen) {
     const limit = evaluation.limits[table][name]?.[metric];
     return () => ({
       title: `${title}, IoU > ${limit}`,
       x: { title: { text: "recall", standoff: 6 }, range: [0, 1] },
       y: { title: { text: metric === "aos" ? "similarity" : "precision" }, range: [0, 1.02] },
       traces: evaluation.precision.flatMap((own, run) => Object.entries(own?.[table]?.[name]?.[metric] || {})
+        .filter(([level]) => chosen === "all" || level === chosen)
         .map(([level, y], index) => {
           const label = several ? `${content.runs[run].name}, ${level}` : level;
-          const line = several ? { color: runColour(run), dash: dashes[index % 5] } : { color: runColour(index) };
+          const line = several ? { color: runColour(run), dash: dashes[index % 5] } : { color: runColour(evaluation.order.indexOf(level)) };
           return { x: evaluation.recall, y, mode: "lines", name: plain(label), line: { ...line, width: 2 },
             hovertemplate: `recall %{x:.2f}<br>%{y:.3f}<extra>${plain(label)}</extra>` };
         })),
@@ -100,16 +106,18 @@ const charts = (() => {
       const evaluation = content.evaluations[element("pr-dataset").value];
       fill(element("pr-table"), Object.keys(evaluation.limits).map((name) => [name, name]));
       const table = element("pr-table").value;
+      fill(element("pr-level"), [["all", "all"], ...evaluation.order.map((level) => [level, level])]);
       const names = [...new Set(evaluation.precision.flatMap((own) => Object.keys(own?.[table] || {})))];
       fill(element("pr-class"), names.map((name) => [name, name]));
       const name = element("pr-class").value;
       const known = titles.filter(([metric]) => evaluation.precision.some((own) => own?.[table]?.[name]?.[metric]));
-      show(element("precision-charts"), known.map(([metric, title]) => precisionChart(evaluation, table, name, metric, title)));
+      show(element("precision-charts"), known.map(([metric, title]) => precisionChart(evaluation, table, name, metric, title, element("pr-level").value)));
     };
     if (content.evaluations[element("pr-dataset").value].precision.some((own) => own?.strict?.Car)) {
       fill(element("pr-class"), [["Car", "Car"]]);
     }
-    for (const id of ["pr-dataset", "pr-table", "pr-class"]) element(id).addEventListener("change", update);
+    if (several) fill(element("pr-level"), [["moderate", "moderate"]]); // or the lines are too many
+    for (const id of ["pr-dataset", "pr-table", "pr-class", "pr-level"]) element(id).addEventListener("change", update);
     update();
   }
 

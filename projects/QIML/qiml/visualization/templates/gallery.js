@@ -78,7 +78,7 @@ const gallery = (() => {
       return sum;
     }, { missed: 0, false: 0, counted: 0 });
     element("g-status").textContent = state.frames.length
-      ? `${state.frames.length} of ${data.frames.id.length} frames: ${total.counted - total.missed} of ${total.counted} objects found, ${total.false} false positives`
+      ? `${state.frames.length} of ${data.frames.id.length} frames: ${total.counted - total.missed} of ${total.counted} objects matched in 2D, ${total.false} false positives`
       : "No frame fits: change the filters, or reset them";
   }
 
@@ -90,7 +90,7 @@ const gallery = (() => {
     node.append(picture ? make("img", { src: picture, alt: "", loading: "lazy", decoding: "async" }) : make("span", { class: "blank" }));
     const words = make("span");
     words.append(make("b", {}, data.frames.id[frame]));
-    const facts = [`${fixed(stats.error, 1)} m`, `${stats.missed} missed`, `${stats.false} false`];
+    const facts = [`${fixed(stats.error, 1)} m`, `${stats.missed} missed`, `${stats.false} FP`];
     if (stats.gain !== undefined) facts[0] = `${signed(stats.gain)} m`;
     words.append(make("span", { class: "facts" }, facts.join(" · ")));
     node.append(words);
@@ -147,7 +147,7 @@ const gallery = (() => {
     drawObjects();
   }
 
-  const words = { found: "found", missed: "missed", false: "false positive", ignored: "not evaluated", excused: "not judged" };
+  const words = { found: "matched", missed: "missed", false: "false positive", ignored: "not evaluated", excused: "not judged" };
 
   function drawObjects() {
     const rows = state.items.filter((item) => item.kind === "detection" || !item.found)
