@@ -9,7 +9,7 @@ from qiml.config import load_config
 from qiml.engine.checkpoint import DetectorCheckpointer
 from qiml.engine.ema import load_average
 from qiml.engine.setup import check_batch_divides, start_run
-from qiml.engine.trainer import Trainer
+from qiml.engine.trainer import Trainer, write_report_of
 from qiml.errors import ConfigError, exit_on_error
 
 EXAMPLES = """
@@ -56,7 +56,9 @@ def main(args):
         )
         if cfg.MODEL_EMA.ENABLED:
             load_average(model, checkpoint)
-        return Trainer.test(cfg, model)
+        results = Trainer.test(cfg, model)
+        write_report_of(cfg)
+        return results
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=args.resume)
     return trainer.train()

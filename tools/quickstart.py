@@ -20,13 +20,11 @@ from detectron2.modeling import build_model
 import qiml.modeling  # noqa: F401  registers the detector
 from qiml.config import load_config
 from qiml.data.catalog import datasets_root, register_datasets
-from qiml.data.mapper import MonocularMapper, read_image
+from qiml.data.mapper import MonocularMapper
 from qiml.engine.checkpoint import DetectorCheckpointer
 from qiml.errors import exit_on_error
 from qiml.io import atomic_path
-from qiml.structures.boxes3d import Boxes3D
-from qiml.structures.camera import Camera
-from qiml.visualization.panel import prediction_panel
+from qiml.visualization.frame import frame_panel
 
 CONFIG = "configs/quickstart.yaml"
 DATASET = "synthetic_val"
@@ -73,15 +71,7 @@ def draw_predictions(output: Path, count: int, least_score: float) -> list[Path]
         with torch.no_grad():
             found = model([mapper(frame)])[0]["instances"]
         found = found[found.scores >= least_score]
-        picture = prediction_panel(
-            read_image(frame["file_name"]),
-            Camera(torch.tensor(frame["camera"])),
-            found.pred_boxes3d,
-            found.pred_classes,
-            names,
-            found.scores,
-            Boxes3D([a["box3d"] for a in frame["annotations"]]),
-        )
+        picture = frame_panel(frame, found, names)
         files.append(output / "pictures" / f"{frame['image_id']}.png")
         with atomic_path(files[-1]) as temporary:
             cv2.imwrite(str(temporary), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
@@ -133,6 +123,7 @@ def main() -> None:
     report = f"kitti_{DATASET}.json"
     print(f"\n{summarise(untrained / report, args.output / report)}")
     print(f"\nPictures: {', '.join(map(str, pictures))}")
+    print(f"To look at every frame and curve, open {args.output / 'report.html'} in a browser.")
     print(f"Everything is in {args.output}; {(time.monotonic() - start) / 60:.1f} minutes.")
 
 

@@ -203,6 +203,8 @@ def _add_test(cfg: CN) -> None:
     # Also report the level "visible" with this least 2D height in pixels: KITTI's Hard for images of
     # another size, where its 25 px must be scaled. 0: do not.
     cfg.TEST.VISIBLE_MIN_HEIGHT = 0.0
+    # Write OUTPUT_DIR/report.html when a run is over, for the browser: some seconds, 5 to 28 MB.
+    cfg.TEST.REPORT = True
     # Images a batch holds in evaluation.
     cfg.TEST.IMS_PER_BATCH = 8
 

@@ -4,13 +4,14 @@ import contextlib
 import logging
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 
 import torch
 import torch.distributed as dist
 from detectron2.engine import HookBase
 from detectron2.engine.hooks import EvalHook
+from detectron2.evaluation import inference_context
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from fvcore.common.checkpoint import Checkpointer
@@ -18,6 +19,7 @@ from fvcore.nn.precise_bn import update_bn_stats
 from torch import nn
 
 from qiml.engine.train_step import average_running_statistics
+from qiml.visualization.frame import frame_panel
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +63,47 @@ class Evaluate(EvalHook):
     def after_train(self) -> None:
         if self.trainer.iter >= self.trainer.max_iter:
             super().after_train()
+
+
+class ShowPredictions(HookBase):
+    """Puts pictures of what the model detects in a few frames, the same ones every time, into TensorBoard.
+
+    Training goes on as if it had not been there. Works on the main process alone, without the others.
+
+    Args:
+        model: being trained or its average, not a distributed wrapper.
+        read_frames: gives dataset dicts, when training starts.
+        mapper: dataset dict → input of the model.
+        class_names: names by class number.
+        period: iterations between two pictures of a frame; there is one at the end, too.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        read_frames: Callable[[], Sequence[dict]],
+        mapper: Callable[[dict], dict],
+        *,
+        class_names: Sequence[str],
+        period: int,
+    ):
+        self.model, self.read_frames, self.mapper = model, read_frames, mapper
+        self.class_names, self.period = class_names, period
+        self._frames: Sequence[dict] = ()
+
+    def before_train(self) -> None:
+        self._frames = self.read_frames()
+
+    def after_step(self) -> None:
+        done = self.trainer.iter + 1
+        if done % self.period and done != self.trainer.max_iter:
+            return
+        with inference_context(self.model), torch.no_grad():
+            for frame in self._frames:
+                found = self.model([self.mapper(frame)])[0]["instances"].to("cpu")
+                picture = frame_panel(frame, found, self.class_names)
+                name = f"predictions/{frame['image_id']}"
+                self.trainer.storage.put_image(name, picture.transpose(2, 0, 1))
 
 
 class StopOnSignal(HookBase):

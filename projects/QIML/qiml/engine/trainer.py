@@ -4,6 +4,7 @@ import logging
 import weakref
 from functools import partial
 
+import numpy as np
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, hooks
@@ -15,9 +16,10 @@ from torch import nn
 import qiml.modeling  # noqa: F401  registers the detector
 from qiml.data.catalog import register_datasets
 from qiml.data.loader import build_test_loader, build_train_loader
+from qiml.data.mapper import MonocularMapper
 from qiml.engine.checkpoint import DetectorCheckpointer
 from qiml.engine.ema import WeightAverage
-from qiml.engine.hooks import Evaluate, PreciseBatchNorm, StopOnSignal
+from qiml.engine.hooks import Evaluate, PreciseBatchNorm, ShowPredictions, StopOnSignal
 from qiml.engine.metrics import (
     WINDOW,
     ResumableMetrics,
@@ -32,8 +34,10 @@ from qiml.errors import ConfigError, QIMLError
 from qiml.evaluation.kitti_evaluator import KITTIEvaluator
 from qiml.evaluation.kitti_rules import difficulties_with_visible
 from qiml.evaluation.waymo_evaluator import WaymoEvaluator
+from qiml.visualization.report import write_report
 
 FINAL_CHECKPOINT = "model_final"  # as Detectron2 names it
+_FRAMES_SHOWN = 4  # in TensorBoard
 
 logger = logging.getLogger(__name__)
 
@@ -103,6 +107,9 @@ class Trainer(DefaultTrainer):
         checkpoint = None
         if comm.is_main_process():
             checkpoint = hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD)
+        show = None
+        if cfg.VIS_PERIOD > 0 and cfg.DATASETS.TEST and comm.is_main_process():
+            show = _build_show_predictions(cfg, evaluated)
         stop = StopOnSignal(self.checkpointer)
 
         def evaluate():
@@ -122,6 +129,7 @@ class Trainer(DefaultTrainer):
             after_checkpoint,
             # After the checkpoint: if this fails, it can be looked into.
             Evaluate(cfg.TEST.EVAL_PERIOD, evaluate),
+            show,
             stop,
         ]
 
@@ -137,6 +145,7 @@ class Trainer(DefaultTrainer):
             # Last and only now: they open their files, which a resume may have changed.
             self.register_hooks([hooks.PeriodicWriter(self.build_writers(), period=WINDOW)])
         super().train()
+        write_report_of(self.cfg)
         return self._last_eval_results
 
     def after_train(self) -> None:
@@ -211,6 +220,37 @@ def _build_task_learning(cfg, head: nn.Module, step: TrainStep) -> TaskLearning:
         batch_size=cfg.SOLVER.IMS_PER_BATCH,
         period=cfg.SOLVER.TASK_LEARNING.PERIOD,
         window=cfg.SOLVER.TASK_LEARNING.WINDOW,
+    )
+
+
+def write_report_of(cfg) -> None:
+    """The report of a run that has just been evaluated, where the config asks for one.
+
+    A run that cannot have one does not fail: the log says why.
+    """
+    if not (cfg.TEST.REPORT and cfg.DATASETS.TEST and comm.is_main_process()):
+        return
+    try:
+        logger.info("Report, to be opened in a browser: %s", write_report([cfg.OUTPUT_DIR]))
+    except QIMLError as error:
+        logger.warning("No report is written. %s", error)
+
+
+def _build_show_predictions(cfg, model: nn.Module) -> ShowPredictions:
+    name = cfg.DATASETS.TEST[0]
+
+    def read_frames() -> list[dict]:
+        frames = DatasetCatalog.get(name)
+        labelled = [frame for frame in frames if frame.get("annotations")] or frames
+        chosen = np.linspace(0, len(labelled) - 1, min(_FRAMES_SHOWN, len(labelled)))
+        return [labelled[index] for index in chosen.astype(int)]
+
+    return ShowPredictions(
+        model,
+        read_frames,
+        MonocularMapper(cfg, is_train=False),
+        class_names=MetadataCatalog.get(name).thing_classes,
+        period=cfg.VIS_PERIOD,
     )
 
 
