@@ -61,7 +61,9 @@ const scene = (() => {
     } else {
       nodes.push(make("text", { x: 10, y: height - 10, fill: "#9aa5b4", "font-size": height / 20 }, "no picture in this report"));
     }
-    const farFirst = [...items].sort((a, b) => b.box[2] - a.box[2]);
+    // Labels below, so that the pointer finds detections; near boxes above far ones.
+    const level = (item) => (item.kind === "label" ? 0 : 1);
+    const farFirst = [...items].sort((a, b) => level(a) - level(b) || b.box[2] - a.box[2]);
     svg.replaceChildren(...nodes, ...farFirst.map((item) => imageBox(item, frame.camera)).filter(Boolean));
   }
 
