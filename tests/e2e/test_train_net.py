@@ -170,6 +170,28 @@ def test_contrastive_loss_trains_and_is_off_in_evaluation(datasets, train, outpu
     assert "Car/AP40_3d_moderate" in scores["bbox3d"]
 
 
+def test_report_is_written_at_the_end(datasets, train, output):
+    report = output / "report.html"
+    train("SOLVER.MAX_ITER", 2, "TEST.REPORT", True)
+    assert '"total_loss":[[1],' in report.read_text()  # written before it, metrics.json is whole
+    report.unlink()
+    train("--resume", "SOLVER.MAX_ITER", 2, "TEST.REPORT", False)
+    assert not report.exists()
+    weights = ("MODEL.WEIGHTS", output / "model_final.pth")
+    train("--eval-only", *weights, "DATASETS.TEST", "('kitti_val',)", "TEST.REPORT", True)
+    assert "kitti_val" in report.read_text()
+
+
+def test_run_that_cannot_have_a_report_does_not_fail(kitti_folder, train, output):
+    """Labels are not public, so there is nothing to tell."""
+    root = kitti_folder()
+    kitti_folder(split="test", root=root)
+    train("SOLVER.MAX_ITER", 1, "DATASETS.TRAIN", f"('kitti_format:{root}:train',)",
+          "DATASETS.TEST", f"('kitti_format:{root}:test',)", "TEST.REPORT", True)  # fmt: skip
+    assert "No report is written" in (output / "log.txt").read_text()
+    assert not (output / "report.html").exists()
+
+
 def test_evaluation_resumes_from_the_last_checkpoint(datasets, train, output):
     train("SOLVER.MAX_ITER", 1)
     train("--eval-only", "--resume", "DATASETS.TEST", "('kitti_val',)")
@@ -242,11 +264,13 @@ def test_split_without_labels(kitti_folder, train, output):
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_frames_without_objects_train_and_evaluate(kitti_folder, train, split):
+def test_frames_without_objects_train_and_evaluate(kitti_folder, train, split, output):
     """Empty label files, and no label files."""
     root = kitti_folder(split=split, objects=KITTIObjects.empty())
     name = f"('kitti_format:{root}:{split}',)"
-    train("SOLVER.MAX_ITER", 2, "DATASETS.TRAIN", name, "DATASETS.TEST", name)
+    train("SOLVER.MAX_ITER", 2, "DATASETS.TRAIN", name, "DATASETS.TEST", name,
+          "TEST.REPORT", True, "VIS_PERIOD", 1)  # fmt: skip
+    assert (output / "report.html").exists() == (split == "train")
 
 
 # --- Wrong input

@@ -1,8 +1,9 @@
 import json
 
+import numpy as np
 import pytest
 import torch
-from detectron2.utils.events import EventStorage
+from detectron2.utils.events import EventStorage, EventWriter, get_event_storage
 from torch import nn
 
 from qiml.engine.train_step import TrainStep
@@ -84,6 +85,42 @@ def test_a_finished_run_resumes_to_nothing(make_trainer, tmp_path):
     assert again.start_iter == 2
     again.train()
     assert (tmp_path / "run/model_final.pth").read_bytes() == before
+
+
+def test_pictures_of_predictions(make_trainer, tmp_path, assert_same_checkpoint):
+    """Every VIS_PERIOD iterations and at the end, of the same frames; the training does not notice."""
+    make_trainer("without", "SOLVER.MAX_ITER", 3).train()
+    name = f"('kitti_format:{tmp_path}/kitti0:train',)"
+    with_pictures = (
+        "DATASETS.TEST",
+        name,
+        "VIS_PERIOD",
+        2,
+        "MODEL.BOX3D_HEAD.SCORE_THRESHOLD",
+        0.0,
+    )
+    trainer = make_trainer("with", "SOLVER.MAX_ITER", 3, *with_pictures)
+    shown = []
+    trainer.build_writers = lambda: [Recorder(shown)]
+    trainer.train()
+    assert [step for _, _, step in shown] == [1] * 4 + [2] * 4
+    names = [f"predictions/00000{i}" for i in (0, 1, 2, 4)]
+    assert [name for name, _, _ in shown] == names * 2
+    assert all(len(image) == 3 and image.dtype == np.uint8 for _, image, _ in shown)
+    assert not np.array_equal(shown[0][1], shown[4][1])  # two steps later, other detections
+    assert_same_checkpoint(tmp_path / "without/model_final.pth", tmp_path / "with/model_final.pth")
+
+
+class Recorder(EventWriter):
+    """Keeps the pictures that TensorBoard's writer would write."""
+
+    def __init__(self, shown):
+        self.shown = shown
+
+    def write(self):
+        storage = get_event_storage()
+        self.shown += storage._vis_data
+        storage.clear_images()
 
 
 def test_resume_without_a_checkpoint_starts_at_the_beginning(make_trainer):
