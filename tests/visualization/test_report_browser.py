@@ -246,12 +246,16 @@ def test_boxes_lie_where_python_projects_them(open_page, make_run):
 def test_hostile_names_run_nothing(open_page, make_run):
     name = "</script><script>window.hacked=1</script>"
     run = make_run(f"x{name}/<img src=x onerror=hacked=1>", ids=[f"<b>{i}\"'" for i in range(3)],
-                   metrics={"<img src=x onerror=hacked=1>": 1.0})  # fmt: skip
+                   metrics={"<img src=x onerror=hacked=1>": 1.0, "loss<b>bold</b>": 1.0})  # fmt: skip
     with open_page(write_report([run])) as page:
         page.locator("#training").scroll_into_view_if_needed()
         for index in range(page.locator("#metric-group option").count()):
             page.select_option("#metric-group", index=index)
             page.locator("#training .main-svg").first.wait_for()
+        page.select_option("#metric-group", label="losses")
+        titles = page.locator("#training .gtitle")
+        titles.nth(1).wait_for()
+        assert titles.nth(1).text_content() == "loss<b>bold</b>"
         assert page.evaluate("window.hacked") is None
         assert sorted(listed(page)) == [f"<b>{i}\"'" for i in range(3)]
         assert page.locator("h1").inner_text() == "<img src=x onerror=hacked=1>"

@@ -13,7 +13,7 @@ const charts = (() => {
       paper_bgcolor: "transparent", plot_bgcolor: "transparent",
       margin: { l: 50, r: 14, t: 40, b: 40 }, hovermode: "closest",
       hoverlabel: { font: { family: "system-ui, sans-serif" }, namelength: -1 },
-      legend: { orientation: "h", y: -0.22, font: { size: 11 } },
+      legend: { orientation: "h", traceorder: "normal", y: -0.22, font: { size: 11 } },
       ...more,
       xaxis: { ...axis, ...x }, yaxis: { ...axis, ...y },
     };
