@@ -242,12 +242,18 @@ def test_waymo_has_tables(tmp_path):
     rows = {
         f"{name}_LEVEL_{level}": {"AP": 0.4321, "APH": 0.3} for name in names for level in (1, 2)
     }
-    content = {"protocol": "official", "iou": {"VEHICLE": 0.7}, "frames": 20, "results": rows}
+    content = {
+        "protocol": "official",
+        "iou": {"VEHICLE": 0.7, "SIGN": 0.5},
+        "frames": 20,
+        "results": rows,
+    }
     (tmp_path / "waymo_val_official.json").write_text(json.dumps(content))
     page = Page(write_report([tmp_path]))
     assert "Waymo 3D detection, official metric" in page.text and "43.21" in page.text
     assert page.content["galleries"] == []
-    assert "No frames of val_official are shown" in page.text
+    assert "No frames of Waymo's are shown" in page.text
+    assert "Sign" not in page.text
 
 
 def test_run_that_is_being_written(make_run):

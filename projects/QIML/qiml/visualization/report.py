@@ -69,8 +69,10 @@ def render(runs: Sequence[Run], pictures: int = PICTURES) -> str:
             galleries.append(read_gallery(runs, dataset))
         except (DatasetError, ConfigError) as error:
             notes.append(f"No frames of {dataset} are shown. {error}")
-    for name in _names(run.waymo for run in runs):
-        notes.append(f"No frames of {name} are shown: its results are kept for Waymo's tools only.")
+    if any(run.waymo for run in runs):
+        notes.append(
+            "No frames of Waymo's are shown: detections are stored for its own tools only."
+        )
     content = {
         "runs": [{"name": run.name, "metrics": _thinned(run.metrics)} for run in runs],
         "evaluations": {name: _plotted(runs, name) for name in _names(run.kitti for run in runs)},

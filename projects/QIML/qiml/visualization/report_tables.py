@@ -3,8 +3,9 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from qiml.data.waymo_format import CLASS_TYPES
 from qiml.evaluation.waymo_report import TITLES
-from qiml.evaluation.waymo_rules import LEVELS, RANGES
+from qiml.evaluation.waymo_rules import LEVELS, RANGES, TYPES
 from qiml.visualization.report_run import Run
 
 _METRIC_NAMES = {"2d": "2D box", "aos": "orientation", "bev": "bird's-eye view", "3d": "3D box"}
@@ -92,7 +93,10 @@ def waymo_table(runs: Sequence[Run], name: str) -> Table:
     header = ["class", "level", "IoU ≥", "run"]
     header += [f"{measure} {part}" for measure in measures for part in ("all", *RANGES)]
     rows = []
-    for kind, limit in found[0][1]["iou"].items():
+    for kind in (TYPES[number] for number in CLASS_TYPES):
+        limit = found[0][1]["iou"].get(kind)
+        if limit is None:
+            continue
         for level in LEVELS:
             keys = [f"OBJECT_TYPE_TYPE_{kind}", *(f"RANGE_TYPE_{kind}_{part}" for part in RANGES)]
             values = [
