@@ -1,5 +1,6 @@
 """Bird's-eye view: boxes seen from above, with range rings and the camera's field of view."""
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -42,24 +43,24 @@ def draw_bev(
     Returns:
         (height, width, 3) uint8 RGB.
     """
-    image = np.full((*size, 3), _BACKGROUND, dtype=np.uint8)
     if max_range is None:
         max_range = _fitting_range(boxes3d, gt_boxes3d)
-    view = _View(image, max_range)
     angles = None if camera is None or image_width is None else _view_angles(camera, image_width)
-    _draw_ground(image, view, angles, max_range)
-    for box, category in zip(boxes3d, classes, strict=True):
-        _draw_footprint(image, view, box, canvas.class_colour(int(category)), filled=True)
-    for box in gt_boxes3d or ():
-        _draw_footprint(image, view, box, canvas.WHITE, filled=False)
+    image = _ground(size, max_range, angles).copy()
+    view = _View(size, max_range)
+    colours = [canvas.class_colour(int(category)) for category in classes]
+    for corners, colour in zip(_footprints(boxes3d, view), colours, strict=True):
+        _draw_footprint(image, corners, colour, filled=True)
+    for corners in () if gt_boxes3d is None else _footprints(gt_boxes3d, view):
+        _draw_footprint(image, corners, canvas.WHITE, filled=False)
     return image
 
 
 class _View:
     """Metres on the ground (x right, z forward) to pixels of the picture."""
 
-    def __init__(self, image: np.ndarray, max_range: float):
-        height, width = image.shape[:2]
+    def __init__(self, size: tuple[int, int], max_range: float):
+        height, width = size
         margin = 0.04 * height
         self.scale = (height - margin) / max_range
         self.origin = np.array([width / 2, height - margin])
@@ -81,10 +82,15 @@ def _fitting_range(boxes3d: Boxes3D, gt_boxes3d: Boxes3D | None) -> float:
     return min(max(10 * math.ceil((farthest + 4) / 10), 30), 100)
 
 
-def _draw_ground(
-    image: np.ndarray, view: _View, angles: tuple[float, float] | None, max_range: float
-) -> None:
-    """Field of view, labelled range rings every 10 m (20 m where crowded) and the camera itself."""
+@functools.lru_cache(maxsize=8)
+def _ground(
+    size: tuple[int, int], max_range: float, angles: tuple[float, float] | None
+) -> np.ndarray:
+    """Field of view, labelled range rings every 10 m (20 m where crowded) and the camera itself.
+
+    The same in all frames of a video, and slow to draw: remembered, so not to be changed.
+    """
+    image, view = np.full((*size, 3), _BACKGROUND, dtype=np.uint8), _View(size, max_range)
     reach = 2 * max_range
     if angles is not None:
         borders = [(reach * np.sin(angle), reach * np.cos(angle)) for angle in angles]
@@ -97,6 +103,7 @@ def _draw_ground(
     size = 0.015 * image.shape[0]
     triangle = view.origin + size * np.array([(0, -1.2), (0.9, 0.8), (-0.9, 0.8)])
     canvas.fill_convex(image, triangle, _RING_LABEL, opacity=1)
+    return image
 
 
 def _label_ring(image: np.ndarray, view: _View, radius: float, angle: float) -> None:
@@ -113,10 +120,12 @@ def _label_ring(image: np.ndarray, view: _View, radius: float, angle: float) -> 
     canvas.draw_text(image, text, tuple(corner), _RING_LABEL, scale)
 
 
-def _draw_footprint(
-    image: np.ndarray, view: _View, box: Boxes3D, colour: Colour, filled: bool
-) -> None:
-    corners = view(box.corners()[0, :4, [0, 2]].cpu().numpy())
+def _footprints(boxes3d: Boxes3D, view: _View) -> np.ndarray:
+    """(N, 4, 2) pixels of the bottom corners, the front edge first."""
+    return view(boxes3d.corners()[:, :4, [0, 2]].cpu().numpy())
+
+
+def _draw_footprint(image: np.ndarray, corners: np.ndarray, colour: Colour, filled: bool) -> None:
     if filled:
         canvas.fill_convex(image, corners, colour, opacity=0.5)
     outline = np.stack([corners, np.roll(corners, -1, axis=0)], axis=1)

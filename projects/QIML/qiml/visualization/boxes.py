@@ -11,7 +11,8 @@ from qiml.structures.camera import Camera
 from qiml.visualization import canvas
 from qiml.visualization.canvas import Colour
 
-_FRONT_EDGES = ((0, 1), (1, 5), (5, 4), (4, 0))
+# Of BOX_EDGES, those around the face 0 1 5 4.
+_FRONT_EDGES = [0, 4, 8, 9]
 
 
 def draw_boxes3d(
@@ -22,6 +23,7 @@ def draw_boxes3d(
     class_names: Sequence[str],
     scores: Sequence[float] | np.ndarray | Tensor | None = None,
     gt_boxes3d: Boxes3D | None = None,
+    boxes2d: np.ndarray | None = None,
 ) -> np.ndarray:
     """Draw 3D boxes over an image, far ones first, the front face tinted and outlined thickly.
 
@@ -36,6 +38,7 @@ def draw_boxes3d(
         class_names: names by class number.
         scores: (N,) confidences to write beside the names.
         gt_boxes3d: ground truth, drawn below the others in thin white lines.
+        boxes2d: (M, 4) XYXY in pixels, drawn below the others as thin white rectangles.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -44,40 +47,44 @@ def draw_boxes3d(
     camera = camera.to("cpu", torch.float64)
     boxes3d = boxes3d.to("cpu", torch.float64)
     thickness = canvas.line_thickness(image)
-    for box in gt_boxes3d or ():
-        edges = _project_edges(box.to("cpu", torch.float64), camera, BOX_EDGES)
-        canvas.draw_segments(image, edges, canvas.WHITE, max(1, thickness // 2))
-    nearest_first = torch.argsort(boxes3d.depth).tolist()
+    if gt_boxes3d is not None:
+        edges, visible = _project_edges(gt_boxes3d.to("cpu", torch.float64), camera)
+        canvas.draw_segments(image, edges[visible], canvas.WHITE, max(1, thickness // 2))
+    if boxes2d is not None:
+        for corners in np.asarray(boxes2d, dtype=float)[:, [[0, 1], [2, 1], [2, 3], [0, 3]]]:
+            outline = np.stack([corners, np.roll(corners, -1, axis=0)], axis=1)
+            canvas.draw_segments(image, outline, canvas.WHITE)
+    edges, visible = _project_edges(boxes3d, camera)
+    depths = boxes3d.depth.tolist()
+    nearest_first = np.argsort(depths, kind="stable").tolist()
     colours = [canvas.class_colour(int(category)) for category in classes]
     for i in reversed(nearest_first):
-        _draw_box(image, boxes3d[i], camera, colours[i], thickness)
+        _draw_box(image, edges[i], visible[i], colours[i], thickness)
     anchors = boxes3d.project(camera, image.shape[:2]).numpy()
     taken: list[np.ndarray] = []
     for i in nearest_first:
         score = "" if scores is None else f" {float(scores[i]):.2f}"
-        distance = f"  {float(boxes3d.depth[i]):.0f} m"
-        text = class_names[int(classes[i])] + score + distance
+        text = f"{class_names[int(classes[i])]}{score}  {depths[i]:.0f} m"
         _draw_label(image, text, anchors[i], colours[i], taken)
     return image
 
 
 def _draw_box(
-    image: np.ndarray, box: Boxes3D, camera: Camera, colour: Colour, thickness: int
+    image: np.ndarray, edges: np.ndarray, visible: np.ndarray, colour: Colour, thickness: int
 ) -> None:
-    front = _project_edges(box, camera, _FRONT_EDGES)
+    front = edges[_FRONT_EDGES][visible[_FRONT_EDGES]]
     if len(front):
         canvas.fill_convex(image, front.reshape(-1, 2), colour, opacity=0.3)
-    edges = _project_edges(box, camera, BOX_EDGES)
-    canvas.draw_segments(image, edges, colour, max(1, thickness - 1))
+    canvas.draw_segments(image, edges[visible], colour, max(1, thickness - 1))
     canvas.draw_segments(image, front, colour, thickness)
 
 
-def _project_edges(box: Boxes3D, camera: Camera, edges: Sequence[tuple[int, int]]) -> np.ndarray:
-    """Pixels (S, 2, 2) of the parts of one box's edges that lie in front of the camera."""
-    segments = box.corners()[0, torch.tensor(edges)]
-    starts, ends, visible = clip_segments(segments[:, 0], segments[:, 1])
-    pixels, _ = camera.project(torch.stack([starts, ends], dim=1))
-    return pixels[visible].numpy()
+def _project_edges(boxes3d: Boxes3D, camera: Camera) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels (N, 12, 2, 2) of what of each edge lies in front of the camera; which have any (N, 12)."""
+    segments = boxes3d.corners()[:, torch.tensor(BOX_EDGES)]
+    starts, ends, visible = clip_segments(segments[:, :, 0], segments[:, :, 1])
+    pixels, _ = camera.project(torch.stack([starts, ends], dim=2).flatten(0, 1))
+    return pixels.unflatten(0, visible.shape).numpy(), visible.numpy()
 
 
 def _draw_label(

@@ -1,7 +1,12 @@
 """Drawing primitives on RGB arrays: continuous coordinates in, anti-aliased ink out (OpenCV)."""
 
+from pathlib import Path
+
 import cv2
 import numpy as np
+
+from qiml.errors import ConfigError
+from qiml.io import atomic_path
 
 Colour = tuple[int, int, int]
 
@@ -41,8 +46,8 @@ def draw_segments(
         colour: RGB.
         thickness: pixels.
     """
-    for start, end in _fixed_point(segments).tolist():
-        cv2.line(image, start, end, colour, thickness, cv2.LINE_AA, _FRACTION_BITS)
+    lines = list(_fixed_point(segments))
+    cv2.polylines(image, lines, False, colour, thickness, cv2.LINE_AA, _FRACTION_BITS)
 
 
 def fill_convex(image: np.ndarray, points: np.ndarray, colour: Colour, opacity: float) -> None:
@@ -89,6 +94,26 @@ def draw_text(
     (_, above), _ = cv2.getTextSize("Ag", _FONT, scale, 1)
     baseline = (int(corner[0]), int(corner[1]) + above)
     cv2.putText(image, text, baseline, _FONT, scale, colour, 1, cv2.LINE_AA)
+
+
+def write_image(path: str | Path, image: np.ndarray) -> None:
+    """Write RGB (H, W, 3) uint8, whole or not at all; the extension chooses the format.
+
+    Raises:
+        ConfigError: OpenCV knows no such format, or the file cannot be written.
+    """
+    with atomic_path(path) as temporary:
+        try:
+            written = cv2.imwrite(str(temporary), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+        except cv2.error:
+            written = False
+        if not written:
+            raise ConfigError(
+                path,
+                found="a picture that cannot be written",
+                expected="a name like picture.png or picture.jpg, in a folder with room to write",
+                mend="correct the name or the folder",
+            )
 
 
 def _fixed_point(points: np.ndarray) -> np.ndarray:
