@@ -62,8 +62,7 @@ def _annotations(objects: KITTIObjects, classes: Sequence[str]) -> list[dict]:
     # The devkit compares class names without case.
     category_ids = {name.lower(): index for index, name in enumerate(classes)}
     categories = [category_ids.get(name.lower()) for name in objects.types.tolist()]
-    columns = (objects.location, objects.dimensions, objects.rotation_y)
-    boxes3d = Boxes3D.from_kitti(*map(torch.from_numpy, columns))
+    boxes3d = Boxes3D.from_kitti(objects.location, objects.dimensions, objects.rotation_y)
     alphas = torch.from_numpy(objects.alpha)
     alphas = torch.where(alphas == -10, boxes3d.alpha, wrap_angle(alphas))  # -10: not given
     return [

@@ -133,11 +133,6 @@ class MonocularMapper:
             dataset_dict: Detectron2's standard form; not changed.
             rng: the sample's own generator; None in evaluation.
         """
-        result = {
-            key: value
-            for key, value in dataset_dict.items()
-            if key not in ("annotations", "camera")
-        }
         image = read_image(dataset_dict["file_name"])
         height, width = image.shape[:2]
         if (height, width) != (dataset_dict["height"], dataset_dict["width"]):
@@ -147,6 +142,23 @@ class MonocularMapper:
                 expected=f"{dataset_dict['width']}×{dataset_dict['height']} as when the data set was read",
                 mend="do not change images while a run reads them",
             )
+        return self.map_image(image, dataset_dict, rng)
+
+    def map_image(
+        self, image: np.ndarray, dataset_dict: dict, rng: np.random.Generator | None = None
+    ) -> dict:
+        """The same for an image in memory, such as a video's frame.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            dataset_dict, rng: as for calling; `file_name` only names the image in messages.
+        """
+        height, width = image.shape[:2]
+        result = {
+            key: value
+            for key, value in dataset_dict.items()
+            if key not in ("annotations", "camera")
+        }
         frame = self.frame_size((width, height), dataset_dict["file_name"])
         if self.augmentation is None:
             warp = evaluation_warp((width, height), frame)

@@ -1,12 +1,12 @@
-"""Where pictures of measurements come from; Matplotlib is needed only here."""
+"""What is asked of Matplotlib before a measurement is drawn."""
 
 from pathlib import Path
 
 from qiml.errors import ConfigError
 
 
-def figure_class(path: str | Path) -> type:
-    """Matplotlib's Figure, which draws without a display and without global state.
+def check_picture(path: str | Path) -> None:
+    """Refuse, before any work, a picture that could not be written.
 
     Args:
         path: picture that is to be written.
@@ -16,7 +16,6 @@ def figure_class(path: str | Path) -> type:
     """
     try:
         from matplotlib.backend_bases import FigureCanvasBase
-        from matplotlib.figure import Figure
     except ImportError as error:
         raise ConfigError(
             path, found="no Matplotlib", expected="Matplotlib", mend="pip install matplotlib"
@@ -30,4 +29,3 @@ def figure_class(path: str | Path) -> type:
             expected=f"one of {' '.join(formats)}",
             mend="name the picture like curves.png",
         )
-    return Figure

@@ -83,26 +83,10 @@ class KITTIEvaluator(DatasetEvaluator):
                 `pred_classes`, `pred_boxes3d` (Boxes3D), `pred_alpha` (radians).
         """
         for frame, output in zip(inputs, outputs, strict=True):
-            objects = self._to_kitti(output["instances"].to("cpu"))
-            finite = np.isfinite(objects.values).all(axis=1)
-            if not finite.all():
-                logger.warning(
-                    "Frame %s: %d of %d detections are not finite and are left out",
-                    frame["image_id"], (~finite).sum(), len(finite),
-                )  # fmt: skip
-            self._detections[str(frame["image_id"])] = objects[finite]
-
-    def _to_kitti(self, instances: Instances) -> KITTIObjects:
-        location, dimensions, rotation_y = instances.pred_boxes3d.to_kitti()
-        return KITTIObjects.from_columns(
-            [self._class_names[index] for index in instances.pred_classes.tolist()],
-            bbox=instances.pred_boxes.tensor.numpy(),
-            dimensions=dimensions.numpy(),
-            location=location.numpy(),
-            rotation_y=rotation_y.numpy(),
-            alpha=instances.pred_alpha.numpy(),
-            score=instances.scores.numpy(),
-        )
+            image_id = str(frame["image_id"])
+            self._detections[image_id] = to_kitti_objects(
+                output["instances"], self._class_names, image_id
+            )
 
     def evaluate(self) -> OrderedDict:
         """Gather, write and evaluate.
@@ -151,6 +135,36 @@ class KITTIEvaluator(DatasetEvaluator):
 def file_name_of(dataset_name: str) -> str:
     """What the files of a data set's evaluation call it."""
     return re.sub(r"[^\w.-]+", "_", dataset_name)
+
+
+def to_kitti_objects(
+    instances: Instances, class_names: Sequence[str], image_id: str
+) -> KITTIObjects:
+    """A frame's detections in KITTI's columns, on the CPU.
+
+    Args:
+        instances: as for :meth:`KITTIEvaluator.process`.
+        class_names: by class number.
+        image_id: named in a warning where detections are not finite; they are left out.
+    """
+    instances = instances.to("cpu")
+    location, dimensions, rotation_y = instances.pred_boxes3d.to_kitti()
+    objects = KITTIObjects.from_columns(
+        [class_names[index] for index in instances.pred_classes.tolist()],
+        bbox=instances.pred_boxes.tensor.numpy(),
+        dimensions=dimensions.numpy(),
+        location=location.numpy(),
+        rotation_y=rotation_y.numpy(),
+        alpha=instances.pred_alpha.numpy(),
+        score=instances.scores.numpy(),
+    )
+    finite = np.isfinite(objects.values).all(axis=1)
+    if not finite.all():
+        logger.warning(
+            "Frame %s: %d of %d detections are not finite and are left out",
+            image_id, (~finite).sum(), len(finite),
+        )  # fmt: skip
+    return objects[finite]
 
 
 def _classes_with_overlaps(names: list[str], overlaps: OverlapTables) -> list[str]:

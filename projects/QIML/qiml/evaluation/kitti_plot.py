@@ -2,19 +2,23 @@
 
 from itertools import cycle
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qiml.evaluation.figure import figure_class
+from qiml.evaluation.figure import check_picture
 from qiml.evaluation.kitti_evaluation import KITTIEvaluation
 from qiml.evaluation.kitti_rules import METRICS, RECALL_POINTS
 from qiml.io import atomic_path
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _STYLES = ("-", "--", ":", "-.")
 
 
 def plot_precision_recall(evaluation: KITTIEvaluation, path: str | Path) -> None:
-    """Draw a panel for each class and metric: a colour for each difficulty, a dash for each table.
+    """Write the curves as a picture.
 
     Args:
         evaluation: what to draw.
@@ -23,11 +27,18 @@ def plot_precision_recall(evaluation: KITTIEvaluation, path: str | Path) -> None
     Raises:
         ConfigError: Matplotlib is missing or does not know the extension.
     """
+    check_picture(path)
+    with atomic_path(path) as temporary:
+        precision_recall_figure(evaluation).savefig(temporary, dpi=120)
+
+
+def precision_recall_figure(evaluation: KITTIEvaluation) -> "Figure":
+    """A panel for each class and metric: a colour for each difficulty, a dash for each table."""
+    from matplotlib.figure import Figure  # draws without a display and without global state
+
     classes = list(dict.fromkeys(name for found in evaluation.curves.values() for name in found))
     shape = (max(1, len(classes)), len(METRICS))
-    figure = figure_class(path)(
-        figsize=(3.4 * shape[1], 2.8 * shape[0] + 0.4), layout="constrained"
-    )
+    figure = Figure(figsize=(3.4 * shape[1], 2.8 * shape[0] + 0.4), layout="constrained")
     panels = figure.subplots(*shape, sharex=True, sharey=True, squeeze=False)
     recall = np.linspace(0, 1, RECALL_POINTS)
     for row, name in zip(panels, classes, strict=False):
@@ -49,5 +60,4 @@ def plot_precision_recall(evaluation: KITTIEvaluation, path: str | Path) -> None
                 axes.legend(fontsize=6)
     figure.supxlabel("recall")
     figure.supylabel("precision (aos: orientation similarity)")
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=120)
+    return figure

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from qiml.evaluation.figure import figure_class
+from qiml.evaluation.figure import check_picture
 from qiml.evaluation.manifold import (
     MAX_OBJECTS,
     depth_distances,
@@ -39,7 +39,10 @@ def plot_manifold(
     Raises:
         ConfigError: Matplotlib is missing or does not know the extension.
     """
-    figure = figure_class(path)(figsize=(9.6, 4.2), layout="constrained")
+    check_picture(path)
+    from matplotlib.figure import Figure  # draws without a display and without global state
+
+    figure = Figure(figsize=(9.6, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     chosen = subsample(len(depth), max_objects)
     descriptors, depth = descriptors[chosen], depth[chosen]

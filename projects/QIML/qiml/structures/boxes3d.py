@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -43,7 +44,12 @@ class Boxes3D:
         self.tensor = tensor
 
     @classmethod
-    def from_kitti(cls, location: Tensor, dimensions: Tensor, rotation_y: Tensor) -> "Boxes3D":
+    def from_kitti(
+        cls,
+        location: Tensor | np.ndarray,
+        dimensions: Tensor | np.ndarray,
+        rotation_y: Tensor | np.ndarray,
+    ) -> "Boxes3D":
         """Boxes from KITTI's columns, whose location is the centre of the bottom face.
 
         Args:
@@ -51,6 +57,8 @@ class Boxes3D:
             dimensions: (N, 3) h, w, l.
             rotation_y: (N,) radians.
         """
+        columns = (location, dimensions, rotation_y)
+        location, dimensions, rotation_y = map(torch.as_tensor, columns)
         x, bottom, z = location.unbind(-1)
         centre = torch.stack([x, bottom - dimensions[:, 0] / 2, z], dim=-1)
         return cls(torch.cat([centre, dimensions, wrap_angle(rotation_y)[:, None]], dim=-1))

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from qiml.evaluation.figure import figure_class
+from qiml.evaluation.figure import check_picture
 from qiml.io import atomic_path
 from qiml.studies.page import DETECTION, Column, Results, measures_by_variant, values_by_seed
 from qiml.studies.statistics import paired_difference
@@ -29,8 +29,11 @@ def plot_differences(study: Study, results: Results, path: str | Path) -> bool:
     ]
     if not groups:
         return False
+    check_picture(path)
+    from matplotlib.figure import Figure  # draws without a display and without global state
+
     height = (0.32 * len(variants) + 1.0) * len(groups)
-    figure = figure_class(path)(figsize=(3.6 * len(columns), height), layout="constrained")
+    figure = Figure(figsize=(3.6 * len(columns), height), layout="constrained")
     panels = figure.subplots(len(groups), len(columns), squeeze=False, sharey=True)
     for row, group in zip(panels, groups, strict=True):
         for axes, column in zip(row, columns, strict=True):

@@ -44,7 +44,7 @@ def draw_bev(
         (height, width, 3) uint8 RGB.
     """
     if max_range is None:
-        max_range = _fitting_range(boxes3d, gt_boxes3d)
+        max_range = fitting_range(boxes3d, gt_boxes3d)
     angles = None if camera is None or image_width is None else _view_angles(camera, image_width)
     image = _ground(size, max_range, angles).copy()
     view = _View(size, max_range)
@@ -75,8 +75,8 @@ def _view_angles(camera: Camera, image_width: int) -> tuple[float, float]:
     return left, right
 
 
-def _fitting_range(boxes3d: Boxes3D, gt_boxes3d: Boxes3D | None) -> float:
-    """Whole tens of metres, 30 to 100."""
+def fitting_range(boxes3d: Boxes3D, gt_boxes3d: Boxes3D | None) -> float:
+    """Depth in metres, whole tens from 30 to 100, that shows the farthest box of both."""
     depths = torch.cat([boxes.depth.cpu() for boxes in (boxes3d, gt_boxes3d) if boxes is not None])
     farthest = depths.max().item() if len(depths) else 0.0
     return min(max(10 * math.ceil((farthest + 4) / 10), 30), 100)
