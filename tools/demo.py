@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
@@ -32,8 +33,9 @@ from qiml.predictor import Predictor
 from qiml.visualization.objects import VIEWS, draw_objects
 from qiml.visualization.results import ResultFolder
 
-# FFmpeg's own messages about broken videos would precede ours.
+# OpenCV's and FFmpeg's own messages about broken files and missing cameras would precede ours.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 EXAMPLES = """\
 calibration, in one of four ways:
@@ -252,36 +254,44 @@ def choose_classes(wanted: Sequence[str] | None, known: Sequence[str]) -> list[s
     return list(wanted or known)
 
 
+def draw_source(
+    source: Source, detection: Detection, results: ResultFolder, args: argparse.Namespace
+) -> Iterator[Scene]:
+    """Draw and write a source's frames; yields each when that is done."""
+    watch, names = detection.watch, detection.class_names
+    with results.pictures(source, args.fps) as write_picture:
+        for scene in detection(source):
+            with watch("drawing"):
+                picture = draw_objects(
+                    scene.frame.image, scene.projection, scene.objects, names, scene.truth,
+                    args.view, args.range, args.boxes2d,
+                )  # fmt: skip
+            with watch("writing"):
+                write_picture(scene.frame, picture)
+                results.add(scene.frame, scene.projection, scene.objects)
+            yield scene
+
+
 def run(args: argparse.Namespace) -> None:
     """Draw every source's frames, and say what came out and what it took."""
     check_arguments(args)
-    watch, overlaps = Stopwatch(), defaultdict(list)
+    detection = Detection(args, Stopwatch())
     sources = open_sources(args.inputs, args.webcam)
     results = ResultFolder(args.output)
-    detection = Detection(args, watch)
     lengths = [min(len(source) or math.inf, args.max_frames or math.inf) for source in sources]
-    progress = tqdm(total=None if math.inf in lengths else sum(lengths), unit="frame")
-    objects = 0
-    for source in sources:
-        with results.pictures(source, args.fps) as write_picture:
-            for scene in detection(source):
-                with watch("drawing"):
-                    picture = draw_objects(
-                        scene.frame.image, scene.projection, scene.objects, detection.class_names,
-                        scene.truth, args.view, args.range, args.boxes2d,
-                    )  # fmt: skip
-                with watch("writing"):
-                    write_picture(scene.frame, picture)
-                    results.add(scene.frame, scene.projection, scene.objects)
+    total = None if math.inf in lengths else sum(lengths)
+    count, objects, overlaps = 0, 0, defaultdict(list)
+    with tqdm(total=total, unit="frame") as progress:
+        for source in sources:
+            for scene in draw_source(source, detection, results, args):
+                count, objects = count + 1, objects + len(scene.objects)
                 for name, overlap in untruncated_overlaps(scene):
                     overlaps[name].append(overlap)
-                objects += len(scene.objects)
                 progress.update()
-    progress.close()
     results.write_json()
-    print(f"{progress.n} frames, {objects} objects: {args.output}")
-    print(watch.summary(progress.n))
-    if not detection.detects:
+    print(f"{count} frames, {objects} objects: {args.output}")
+    print(detection.watch.summary(count))
+    if overlaps and not detection.detects:
         print(summarise_projections(overlaps))
 
 

@@ -5,7 +5,7 @@ import torch
 from qiml.structures.boxes3d import Boxes3D
 from qiml.structures.camera import Camera
 from qiml.visualization.canvas import class_colour
-from qiml.visualization.panel import prediction_panel
+from qiml.visualization.panel import comparison_panel, prediction_panel
 
 NAMES = ("Pedestrian", "Car", "Cyclist")
 BOX = Boxes3D([[1.0, 0.5, 15, 1.6, 1.8, 4.0, 0.3]])
@@ -41,3 +41,25 @@ def test_the_legend_names_ground_truth_only_where_there_is_some():
 
     assert white(panel(1242, 375, gt_boxes3d=BOX)) > 100
     assert white(panel(1242, 375)) == 0
+
+
+def test_predictions_stand_above_the_truth_in_the_same_scale():
+    camera = Camera(torch.tensor([[700.0, 0, 621, 0], [0, 700, 187, 0], [0, 0, 1, 0]]))
+    image = np.full((375, 1242, 3), 90, dtype=np.uint8)
+    far = Boxes3D([[1.0, 0.5, 75, 1.6, 1.8, 4.0, 0.3]])
+    found = comparison_panel(image, camera, BOX, [1], far, [1], NAMES)
+    swapped = comparison_panel(image, camera, far, [1], BOX, [1], NAMES)
+    half = len(found) // 2
+    np.testing.assert_array_equal(found[:375], swapped[half : half + 375])
+    assert (found[375:half, :200] != swapped[half + 375 :, :200]).any(), "the titles differ"
+    nothing = comparison_panel(image, camera, Boxes3D([]), [], Boxes3D([]), [], NAMES)
+    assert nothing.shape == found.shape
+
+
+def test_rectangles_grow_with_the_image():
+    rectangle = np.array([[100.0, 30, 160, 90]])
+    picture = panel(416, 128, boxes2d=rectangle)[:384, :1248]
+    rows, columns = (picture.min(axis=-1) > 160).nonzero()
+    np.testing.assert_allclose(
+        [columns.min(), rows.min(), columns.max(), rows.max()], 3 * rectangle[0], atol=2
+    )

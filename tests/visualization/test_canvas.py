@@ -1,0 +1,33 @@
+import cv2
+import numpy as np
+import pytest
+
+from qiml.errors import ConfigError
+from qiml.visualization import canvas
+
+
+def test_lines_cover_the_pixels_between_continuous_coordinates():
+    image = np.zeros((20, 40, 3), dtype=np.uint8)
+    segments = np.array([[(5.5, 4.5), (30.5, 4.5)], [(10.5, 8.5), (10.5, 15.5)]])
+    canvas.draw_segments(image, segments, (255, 0, 0))
+    solid = image[..., 0] > 200
+    assert solid[4, 6:30].all() and solid[9:15, 10].all() and solid.sum() <= 26 + 8
+    canvas.draw_segments(image, np.empty((0, 2, 2)), canvas.WHITE)
+
+
+def test_ends_far_outside_the_image_do_not_bend_a_line():
+    image = np.zeros((200, 600, 3), dtype=np.uint8)
+    far, near = image.copy(), image.copy()
+    canvas.draw_segments(far, np.array([[(300.5, 100.5), (1e6, 2e5)]]), canvas.WHITE)
+    end = 300.5 + np.array([1, (2e5 - 100.5) / (1e6 - 300.5)]) * 400 - (0, 200)
+    canvas.draw_segments(near, np.array([[(300.5, 100.5), end]]), canvas.WHITE)
+    assert np.abs(far.astype(int) - near).max() < 40
+
+
+def test_pictures_are_written_as_rgb(tmp_path):
+    image = np.full((8, 8, 3), (250, 120, 10), dtype=np.uint8)
+    canvas.write_image(tmp_path / "new" / "a.png", image)
+    np.testing.assert_array_equal(cv2.imread(str(tmp_path / "new" / "a.png"))[..., ::-1], image)
+    with pytest.raises(ConfigError, match=r"a\.nothing"):
+        canvas.write_image(tmp_path / "a.nothing", image)
+    assert [file.name for file in tmp_path.iterdir()] == ["new"]
