@@ -150,17 +150,18 @@ def test_what_cannot_work_is_told_before_anything_is_written(
     assert not files(tmp_path / "out")
 
 
-def test_the_command_line_teaches_and_exits_with_2(tmp_path):
-    def call(*arguments: str) -> subprocess.CompletedProcess:
-        return subprocess.run(
-            [sys.executable, str(DEMO), *arguments], capture_output=True, text=True, cwd=tmp_path
-        )
+def test_help_teaches(run, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        run("--help")
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in ("examples:", "--focal PIXELS", "detections.json"))
 
-    shown = call("--help")
-    assert shown.returncode == 0 and "examples:" in shown.stdout and "--focal" in shown.stdout
+
+def test_errors_are_one_line_and_exit_with_2(tmp_path):
     (tmp_path / "a.txt").write_text("")
     (tmp_path / "torn.mp4").write_bytes(b"\0" * 100)
-    failed = call("--labels", ".", "--focal", "700", "torn.mp4")
+    words = [sys.executable, DEMO, "--labels", ".", "--focal", "700", "torn.mp4"]
+    failed = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path)
     assert failed.returncode == 2
     (line,) = [line for line in failed.stderr.splitlines() if "torn.mp4" in line]
     assert line.startswith("error: torn.mp4: found a file that does not open as a video")

@@ -49,10 +49,12 @@ def draw_bev(
     image = _ground(size, max_range, angles).copy()
     view = _View(size, max_range)
     colours = [canvas.class_colour(int(category)) for category in classes]
-    for corners, colour in zip(_footprints(boxes3d, view), colours, strict=True):
-        _draw_footprint(image, corners, colour, filled=True)
+    footprints = _footprints(boxes3d, view)
+    canvas.fill_quads(image, footprints, colours, opacity=0.5)
+    for corners, colour in zip(footprints, colours, strict=True):
+        _draw_outline(image, corners, colour)
     for corners in () if gt_boxes3d is None else _footprints(gt_boxes3d, view):
-        _draw_footprint(image, corners, canvas.WHITE, filled=False)
+        _draw_outline(image, corners, canvas.WHITE)
     return image
 
 
@@ -125,9 +127,7 @@ def _footprints(boxes3d: Boxes3D, view: _View) -> np.ndarray:
     return view(boxes3d.corners()[:, :4, [0, 2]].cpu().numpy())
 
 
-def _draw_footprint(image: np.ndarray, corners: np.ndarray, colour: Colour, filled: bool) -> None:
-    if filled:
-        canvas.fill_convex(image, corners, colour, opacity=0.5)
+def _draw_outline(image: np.ndarray, corners: np.ndarray, colour: Colour) -> None:
     outline = np.stack([corners, np.roll(corners, -1, axis=0)], axis=1)
     canvas.draw_segments(image, outline, colour)
     canvas.draw_segments(image, outline[:1], colour, canvas.line_thickness(image) + 1)

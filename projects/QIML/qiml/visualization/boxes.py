@@ -60,8 +60,8 @@ def draw_boxes3d(
     colours = [canvas.class_colour(int(category)) for category in classes]
     for i in reversed(nearest_first):
         _draw_box(image, edges[i], visible[i], colours[i], thickness)
-    anchors = boxes3d.project(camera, image.shape[:2]).numpy()
-    taken: list[np.ndarray] = []
+    anchors = boxes3d.project(camera, image.shape[:2]).tolist()
+    taken: list[tuple[int, int, int, int]] = []
     for i in nearest_first:
         score = "" if scores is None else f" {float(scores[i]):.2f}"
         text = f"{class_names[int(classes[i])]}{score}  {depths[i]:.0f} m"
@@ -88,20 +88,26 @@ def _project_edges(boxes3d: Boxes3D, camera: Camera) -> tuple[np.ndarray, np.nda
 
 
 def _draw_label(
-    image: np.ndarray, text: str, box: np.ndarray, colour: Colour, taken: list[np.ndarray]
+    image: np.ndarray,
+    text: str,
+    box: Sequence[float],
+    colour: Colour,
+    taken: list[tuple[int, int, int, int]],
 ) -> None:
     """Write a tag centred above a 2D box, unless it is tiny or another tag is there already."""
     scale, margin = 0.2 + 0.1 * canvas.line_thickness(image), 3
     width, height = canvas.text_size(text, scale)
-    size = np.array([width + 2 * margin, height])
-    limit = np.array([image.shape[1], image.shape[0]]) - size
+    width += 2 * margin
+    room_x, room_y = image.shape[1] - width, image.shape[0] - height
     x1, y1, x2, y2 = box
-    if size[0] > 4 * (x2 - x1) or y2 - y1 < height / 2 or (limit < 0).any():
+    if width > 4 * (x2 - x1) or y2 - y1 < height / 2 or min(room_x, room_y) < 0:
         return
-    corner = np.clip([(x1 + x2 - size[0]) / 2, y1 - size[1] - 2], 0, limit).astype(int)
-    tag = np.concatenate([corner, corner + size])
-    if any((tag[:2] < other[2:]).all() and (other[:2] < tag[2:]).all() for other in taken):
+    left = int(min(max((x1 + x2 - width) / 2, 0), room_x))
+    top = int(min(max(y1 - height - 2, 0), room_y))
+    right, bottom = left + width, top + height
+    if any(left < r and x < right and top < b and t < bottom for x, t, r, b in taken):
         return
-    taken.append(tag)
-    canvas.fill_convex(image, tag[[[0, 1], [2, 1], [2, 3], [0, 3]]], canvas.BLACK, opacity=0.55)
-    canvas.draw_text(image, text, (corner[0] + margin, corner[1]), colour, scale)
+    taken.append((left, top, right, bottom))
+    tag = np.array([(left, top), (right, top), (right, bottom), (left, bottom)])
+    canvas.fill_convex(image, tag, canvas.BLACK, opacity=0.55)
+    canvas.draw_text(image, text, (left + margin, top), colour, scale)

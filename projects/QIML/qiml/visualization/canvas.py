@@ -1,5 +1,7 @@
 """Drawing primitives on RGB arrays: continuous coordinates in, anti-aliased ink out (OpenCV)."""
 
+import functools
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -71,6 +73,25 @@ def fill_convex(image: np.ndarray, points: np.ndarray, colour: Colour, opacity: 
     image[y1:y2, x1:x2] = cv2.addWeighted(painted, opacity, region, 1 - opacity, 0)
 
 
+def fill_quads(
+    image: np.ndarray, quads: np.ndarray, colours: Sequence[Colour], opacity: float
+) -> None:
+    """Fill convex quadrilaterals in place, translucently; where some overlap, the last is seen.
+
+    For many small ones on a small image: quicker than :func:`fill_convex` for each.
+
+    Args:
+        image: (H, W, 3) uint8.
+        quads: (N, 4, 2) x, y around each; may lie outside the image.
+        colours: RGB of each.
+        opacity: 0 (nothing) to 1 (paint).
+    """
+    painted = image.copy()
+    for points, colour in zip(_fixed_point(quads), colours, strict=True):
+        cv2.fillConvexPoly(painted, points, colour, cv2.LINE_AA, _FRACTION_BITS)
+    cv2.addWeighted(painted, opacity, image, 1 - opacity, 0, dst=image)
+
+
 def draw_circle(
     image: np.ndarray, centre: np.ndarray, radius: float, colour: Colour, thickness: int = 1
 ) -> None:
@@ -83,17 +104,23 @@ def draw_circle(
 def text_size(text: str, scale: float) -> tuple[int, int]:
     """Width and height in pixels of what :func:`draw_text` covers; all texts are equally high."""
     (width, _), _ = cv2.getTextSize(text, _FONT, scale, 1)
-    (_, above), below = cv2.getTextSize("Ag", _FONT, scale, 1)
-    return width, above + below
+    return width, sum(_text_extent(scale))
 
 
 def draw_text(
     image: np.ndarray, text: str, corner: tuple[int, int], colour: Colour, scale: float
 ) -> None:
     """Write a text in place, its upper-left corner at x, y."""
-    (_, above), _ = cv2.getTextSize("Ag", _FONT, scale, 1)
+    above, _ = _text_extent(scale)
     baseline = (int(corner[0]), int(corner[1]) + above)
     cv2.putText(image, text, baseline, _FONT, scale, colour, 1, cv2.LINE_AA)
+
+
+@functools.lru_cache(maxsize=64)
+def _text_extent(scale: float) -> tuple[int, int]:
+    """Pixels above and below the baseline."""
+    (_, above), below = cv2.getTextSize("Ag", _FONT, scale, 1)
+    return above, below
 
 
 def write_image(path: str | Path, image: np.ndarray) -> None:

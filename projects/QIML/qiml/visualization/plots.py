@@ -43,7 +43,8 @@ def draw_depth_errors(
         ]
         centres = (borders[:-1] + borders[1:]) / 2
         axes.plot(centres, medians, "o-", color=f"C{number}", label=f"{name}: median")
-    axes.set(xlabel="true depth (m)", ylabel="|depth error| (m)", xlim=(borders[0], borders[-1]))
+    axes.set(xlabel="true depth (m)", ylabel="|depth error| (m)")
+    axes.set_xlim(left=borders[0])
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     if errors:
