@@ -36,7 +36,7 @@ def test_pictures_are_written_as_rgb(tmp_path):
 def test_quads_are_translucent_where_they_are_and_change_nothing_elsewhere():
     image = np.full((20, 40, 3), 100, dtype=np.uint8)
     square = np.array([(4.0, 4), (14, 4), (14, 14), (4, 14)])
-    quads = np.stack([square, square + (5, 0)])
+    quads = np.stack([square, square + np.array([5, 0])])
     canvas.fill_quads(image, quads, [(200, 0, 0), (0, 200, 0)], opacity=0.5)
     assert image[8, 6].tolist() == [150, 50, 50]
     assert image[8, 12].tolist() == image[8, 16].tolist() == [50, 150, 50], "the last is seen"
