@@ -9,6 +9,7 @@ from qiml.config import load_config
 from qiml.engine.checkpoint import DetectorCheckpointer
 from qiml.engine.ema import load_average
 from qiml.engine.setup import check_batch_divides, start_run
+from qiml.engine.trained import switch_off_auxiliary_losses
 from qiml.engine.trainer import Trainer, write_report_of
 from qiml.errors import ConfigError, exit_on_error
 
@@ -36,10 +37,7 @@ def setup(args):
     """Config of the command line, logged and frozen."""
     cfg = load_config(args.config_file, args.opts)
     if args.eval_only:
-        # Detections do not depend on the auxiliary parts: do not build them.
-        cfg.MODEL.OBJECT_DEPTH.ENABLED = False
-        cfg.MODEL.QUASI_ISOMETRIC.ENABLED = False
-        cfg.MODEL.CONTRASTIVE.NAME = ""
+        switch_off_auxiliary_losses(cfg)
     cfg.freeze()
     check_batch_divides(cfg, comm.get_world_size())
     start_run(cfg, args)

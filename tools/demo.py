@@ -14,10 +14,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 from detectron2.data import MetadataCatalog
-from detectron2.modeling import build_model
 from tqdm import tqdm
 
-import qiml.modeling  # noqa: F401  registers the detector
 from qiml.config import load_config
 from qiml.data.calibration import CalibrationReader
 from qiml.data.catalog import register_datasets
@@ -25,8 +23,7 @@ from qiml.data.kitti_format import KITTIObjects
 from qiml.data.label_folder import LabelFolder
 from qiml.data.mapper import MonocularMapper
 from qiml.data.sources import Frame, Source, Webcam, open_sources
-from qiml.engine.checkpoint import DetectorCheckpointer
-from qiml.engine.ema import load_average
+from qiml.engine.trained import load_trained_model
 from qiml.errors import ConfigError, exit_on_error
 from qiml.evaluation.projection_check import projection_overlaps
 from qiml.predictor import Predictor
@@ -87,12 +84,7 @@ def load_predictor(args: argparse.Namespace) -> tuple[Predictor, int]:
     if args.score_threshold is not None:
         cfg.MODEL.BOX3D_HEAD.SCORE_THRESHOLD = args.score_threshold
     register_datasets(cfg.DATASETS.TRAIN)  # for the names of the classes; reads no files
-    cfg.MODEL.BACKBONE.PRETRAINED = False
-    cfg.MODEL.OBJECT_DEPTH.ENABLED = cfg.MODEL.QUASI_ISOMETRIC.ENABLED = False
-    model = build_model(cfg)
-    checkpoint = DetectorCheckpointer(model).load(args.weights)
-    if cfg.MODEL_EMA.ENABLED:
-        load_average(model, checkpoint)
+    model = load_trained_model(cfg, args.weights)
     names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes
     predictor = Predictor(model.for_inference(), MonocularMapper(cfg, is_train=False), names)
     return predictor, cfg.TEST.IMS_PER_BATCH

@@ -9,10 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from qiml.config import load_config
-from qiml.engine.checkpoint import DetectorCheckpointer
 from qiml.engine.descriptors import ObjectDescriptors, collect_descriptors
-from qiml.engine.ema import load_average
-from qiml.engine.trainer import Trainer
+from qiml.engine.trained import load_trained_model
 from qiml.errors import CheckpointError, ConfigError, DatasetError, exit_on_error
 from qiml.evaluation.manifold import measure
 from qiml.evaluation.manifold_plot import plot_manifold
@@ -53,10 +51,7 @@ A model that was trained without the loss, measured by bounds in log-depth:
 
 def collect(cfg, args: argparse.Namespace) -> list[ObjectDescriptors]:
     """Descriptors of the data set's objects and, where there is a reference, of its."""
-    model = Trainer.build_model(cfg)
-    checkpoint = DetectorCheckpointer(model).load(cfg.MODEL.WEIGHTS)
-    if cfg.MODEL_EMA.ENABLED:
-        load_average(model, checkpoint)
+    model = load_trained_model(cfg, cfg.MODEL.WEIGHTS)
     found = []
     for name in [args.dataset or cfg.DATASETS.TEST[0], *([args.reference] * bool(args.reference))]:
         found.append(collect_descriptors(cfg, model, name, args.limit))
@@ -104,7 +99,6 @@ def load(args: argparse.Namespace):
         raise ConfigError(
             "--limit", found=str(args.limit), expected="at least 1", mend="correct the number"
         )
-    cfg.MODEL.BACKBONE.PRETRAINED, cfg.MODEL.BACKBONE.WEIGHTS = False, ""
     cfg.freeze()
     return cfg
 

@@ -15,13 +15,11 @@ import cv2
 import numpy as np
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.modeling import build_model
 
-import qiml.modeling  # noqa: F401  registers the detector
 from qiml.config import load_config
 from qiml.data.catalog import datasets_root, register_datasets
 from qiml.data.mapper import MonocularMapper
-from qiml.engine.checkpoint import DetectorCheckpointer
+from qiml.engine.trained import load_trained_model
 from qiml.errors import exit_on_error
 from qiml.io import atomic_path
 from qiml.visualization.frame import frame_panel
@@ -61,8 +59,7 @@ def draw_predictions(output: Path, count: int, least_score: float) -> list[Path]
     """
     cfg = load_config(CONFIG, ["OUTPUT_DIR", str(output)])
     register_datasets([*cfg.DATASETS.TRAIN, DATASET])
-    model = build_model(cfg).for_inference()
-    DetectorCheckpointer(model).load(str(output / "model_final.pth"))
+    model = load_trained_model(cfg, str(output / "model_final.pth")).for_inference()
     mapper, names = MonocularMapper(cfg, is_train=False), MetadataCatalog.get(DATASET).thing_classes
     frames = [frame for frame in DatasetCatalog.get(DATASET) if len(frame["annotations"]) >= 3]
     files = []

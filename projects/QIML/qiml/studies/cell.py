@@ -12,15 +12,12 @@ from pathlib import Path
 
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.modeling import build_model
 
-import qiml.modeling  # noqa: F401  registers the detector
 from qiml.config import load_config
 from qiml.data.catalog import CUSTOM_PREFIX, register_datasets
 from qiml.data.synthetic import write_dataset
-from qiml.engine.checkpoint import DetectorCheckpointer
 from qiml.engine.descriptors import collect_descriptors
-from qiml.engine.ema import load_average
+from qiml.engine.trained import load_trained_model
 from qiml.errors import ConfigError, QIMLError
 from qiml.evaluation.depth_error import depth_errors
 from qiml.evaluation.kitti_evaluation import evaluate_tables
@@ -212,12 +209,7 @@ def _cost_measures(folder: Path) -> dict[str, float]:
 
 def _manifold_measures(cfg) -> dict[str, float]:
     """By bounds in metres for every variant; depth is predicted from the training objects."""
-    cfg.MODEL.BACKBONE.PRETRAINED, cfg.MODEL.BACKBONE.WEIGHTS = False, ""
-    model = build_model(cfg)
-    path = str(Path(cfg.OUTPUT_DIR) / "model_final.pth")
-    checkpoint = DetectorCheckpointer(model).load(path)
-    if cfg.MODEL_EMA.ENABLED:
-        load_average(model, checkpoint)
+    model = load_trained_model(cfg, str(Path(cfg.OUTPUT_DIR) / "model_final.pth"))
     train, val = (
         collect_descriptors(cfg, model, name, MANIFOLD_FRAMES)
         for name in (cfg.DATASETS.TRAIN[0], cfg.DATASETS.TEST[0])
