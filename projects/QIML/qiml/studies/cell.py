@@ -1,7 +1,6 @@
 """One run of a study: train, evaluate, measure. Killed at any moment, it goes on where it was."""
 
 import fcntl
-import json
 import math
 import os
 import platform
@@ -26,6 +25,7 @@ from qiml.evaluation.kitti_table import read_table
 from qiml.evaluation.manifold import measure
 from qiml.io import atomic_write_text
 from qiml.studies.study import PROJECT_ROOT, Cell, SyntheticData
+from qiml.visualization.report_run import read_metrics
 
 CLASS = "Car"
 # Three tables: a shift in depth of half a metre alone takes AP at .7 from 100 to about 1.
@@ -201,10 +201,10 @@ def _visible(min_height: float) -> Difficulty:
 
 
 def _cost_measures(folder: Path) -> dict[str, float]:
-    """Time of a step: the median of what was logged, since other work may have disturbed some."""
-    lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
-    times = sorted(line["time"] for line in lines if "time" in line)
-    return {"step_seconds": times[len(times) // 2], "total_loss": lines[-1]["total_loss"]}
+    """Of what was logged; the median time of a step, since other work may have disturbed some."""
+    curves = read_metrics(folder / "metrics.json")
+    times = sorted(curves["time"][1])
+    return {"step_seconds": times[len(times) // 2], "total_loss": curves["total_loss"][1][-1]}
 
 
 def _manifold_measures(cfg) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 import logging
 import multiprocessing
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -47,8 +48,10 @@ def run_study(
     return errors
 
 
-def _summary(measures: dict[str, float]) -> str:
-    return f"AP3D(.5) {measures['ap3d_0.5']:.2f}, mean absolute depth error {measures['depth_mae']:.3f} m"
+def _summary(measures: dict[str, float | None]) -> str:
+    error = measures["depth_mae"]  # None where nothing was detected
+    found = "no detection" if error is None else f"mean absolute depth error {error:.3f} m"
+    return f"AP3D(.5) {measures['ap3d_0.5']:.2f}, {found}"
 
 
 def in_processes(cells: list[Cell], output_root: Path, jobs: int, threads: int) -> Iterator[Ended]:
@@ -76,6 +79,8 @@ def on_ray(cells: list[Cell], output_root: Path, address: str, threads: int) -> 
     Raises:
         ConfigError: no cluster answers at `address`.
     """
+    # Before Ray is imported: whoever reaches a Ray port can run programs there.
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
     import ray
 
     try:

@@ -1,0 +1,124 @@
+"""tools/ablate.py as a user runs it: finished runs are kept, killed ones go on, failed ones are named."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from qiml.studies.records import read_records
+
+ROOT = Path(__file__).parents[2]
+STUDY = {
+    "title": "A tiny study",
+    "data": {"synthetic": {"size": "96x64", "train": 6, "val": 3, "seed": 3}},
+    "groups": {
+        "tiny": {
+            "config": "tests/tiny.yaml",
+            "train_frames": 4,
+            "overrides": {"INPUT.FILTER.MIN_HEIGHT": 2.0, "TEST.VISIBLE_MIN_HEIGHT": 2.0},
+        }
+    },
+    "variants": {
+        "none": {"MODEL.QUASI_ISOMETRIC.ENABLED": False},
+        "triplet": {"MODEL.QUASI_ISOMETRIC.ENABLED": False, "MODEL.CONTRASTIVE.NAME": "triplet"},
+    },
+    "baseline": "none",
+    "seeds": [1, 2],
+}
+
+
+@pytest.fixture
+def ablate(tmp_path, monkeypatch):
+    """Start the tool on a study that differs from `STUDY` by `changes`."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "datasets"))
+
+    def start(*arguments, **changes):
+        study = tmp_path / "mine.yaml"
+        study.write_text(yaml.safe_dump({**STUDY, **changes}, sort_keys=False))
+        folders = ["--results", tmp_path / "docs" / "results", "--output", tmp_path / "runs"]
+        command = [sys.executable, ROOT / "tools" / "ablate.py", study, *folders, *arguments]
+        return subprocess.Popen(
+            list(map(str, command)),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    return start
+
+
+def finish(process):
+    text, _ = process.communicate(timeout=300)
+    return process.returncode, text
+
+
+def records(tmp_path):
+    return read_records(tmp_path / "docs" / "results" / "mine.jsonl")
+
+
+def test_finished_runs_are_kept_and_the_failed_one_is_named(ablate, tmp_path):
+    wrong = {"MODEL.WEIGHTS": str(tmp_path / "missing.pth")}
+    variants = {"none": STUDY["variants"]["none"], "broken": wrong}
+    code, text = finish(ablate("--jobs", 2, seeds=[1], variants=variants))
+    assert code == 1 and "tiny/broken/seed1: found exit code 2" in text and "missing.pth" in text
+    (first,) = records(tmp_path)
+    assert first["variant"] == "none" and first["measures"]["ap3d_0.3"] is not None
+    assert first["measures"]["inside"] >= 0 and first["measures"]["step_seconds"] > 0
+    splits = tmp_path / "datasets" / "studies" / "scenes-96x64-seed3" / "ImageSets"
+    ids = (splits / "train.txt").read_text().split()
+    assert (splits / "train_4.txt").read_text().split() == ids[:4]
+
+    code, text = finish(ablate("--jobs", 2))
+    assert code == 0, text
+    assert records(tmp_path)[0] == first and len(records(tmp_path)) == 4
+    page = (tmp_path / "docs" / "results.md").read_text()
+    assert "4 of 4 runs" in page and "| `triplet` |" in page
+    assert (tmp_path / "docs" / "images" / "results-mine.png").is_file()
+
+    code, text = finish(ablate("--list"))
+    assert code == 0 and "4 of 4 runs finished" in text
+
+
+def test_a_killed_study_goes_on_from_the_checkpoint(ablate, tmp_path):
+    long = {
+        "none": {**STUDY["variants"]["none"], "SOLVER.MAX_ITER": 60, "SOLVER.CHECKPOINT_PERIOD": 5}
+    }
+    process = ablate("--jobs", 1, seeds=[1], variants=long)
+    deadline = time.monotonic() + 200
+    while not list((tmp_path / "runs").glob("*/*/*/model_00000*.pth")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert records(tmp_path) == []
+
+    code, text = finish(ablate("--jobs", 1, seeds=[1], variants=long))
+    assert code == 0, text
+    (record,) = records(tmp_path)
+    (folder,) = (tmp_path / "runs" / "mine" / "tiny").iterdir()
+    lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+    iterations = [line["iteration"] for line in lines if "total_loss" in line]
+    assert iterations == sorted(set(iterations)) and record["measures"]["step_seconds"] > 0
+    starts = re.findall(
+        r"Starting training from iteration (\d+)", (folder / "console.txt").read_text()
+    )
+    assert starts[0] == "0" and int(starts[1]) > 0
+
+
+def test_runs_as_ray_tasks(ablate, tmp_path):
+    code, text = finish(ablate("--ray", "local", seeds=[1]))
+    assert code == 0, text
+    assert sorted(record["variant"] for record in records(tmp_path)) == ["none", "triplet"]
+
+
+def test_a_page_needs_a_finished_run(ablate):
+    code, text = finish(ablate("--render"))
+    assert code == 2 and "no finished run of this study" in text
