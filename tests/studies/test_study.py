@@ -1,11 +1,14 @@
 """Study files and the grids they stand for."""
 
+from pathlib import Path
+
 import pytest
 import yaml
 
 from qiml.errors import ConfigError
 from qiml.studies.study import load_study
 
+STUDIES = Path(__file__).parents[2] / "configs" / "studies"
 STUDY = {
     "title": "A study",
     "data": {"synthetic": {"size": "96x64", "train": 8, "val": 4, "seed": 3}},
@@ -59,6 +62,13 @@ def test_a_value_equal_to_the_default_is_the_same_run(write_study):
     default = {"none": None, "qi": {"MODEL.QUASI_ISOMETRIC.K": 1.5}}
     cells = load_study(write_study(variants=default)).part(["small"], None, [1]).cells()
     assert cells[0].identity == cells[1].identity
+
+
+@pytest.mark.parametrize("path", sorted(STUDIES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_studies_have_runs_that_differ(path):
+    study = load_study(path)
+    cells = study.cells()
+    assert len({(cell.group, cell.identity) for cell in cells}) * len(study.seeds) == len(cells)
 
 
 def test_part_of_a_study(write_study):
