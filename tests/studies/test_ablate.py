@@ -87,7 +87,8 @@ def test_finished_runs_are_kept_and_the_failed_one_is_named(ablate, tmp_path):
     assert code == 0 and "4 of 4 runs finished" in text
 
 
-def test_a_killed_study_goes_on_from_the_checkpoint(ablate, tmp_path):
+@pytest.mark.parametrize("survives", [False, True], ids=["all killed", "training survives"])
+def test_a_killed_study_goes_on(ablate, tmp_path, survives):
     long = {
         "none": {**STUDY["variants"]["none"], "SOLVER.MAX_ITER": 60, "SOLVER.CHECKPOINT_PERIOD": 5}
     }
@@ -96,8 +97,11 @@ def test_a_killed_study_goes_on_from_the_checkpoint(ablate, tmp_path):
     while not list((tmp_path / "runs").glob("*/*/*/model_00000*.pth")):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.1)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    if survives:
+        process.kill()
+    else:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
     assert records(tmp_path) == []
 
     code, text = finish(ablate("--jobs", 1, seeds=[1], variants=long))
@@ -107,10 +111,11 @@ def test_a_killed_study_goes_on_from_the_checkpoint(ablate, tmp_path):
     lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
     iterations = [line["iteration"] for line in lines if "total_loss" in line]
     assert iterations == sorted(set(iterations)) and record["measures"]["step_seconds"] > 0
+    # Never two trainings in one folder.
     starts = re.findall(
         r"Starting training from iteration (\d+)", (folder / "console.txt").read_text()
     )
-    assert starts[0] == "0" and int(starts[1]) > 0
+    assert starts == ["0", "60"] if survives else 0 < int(starts[1]) < 60
 
 
 def test_runs_as_ray_tasks(ablate, tmp_path):

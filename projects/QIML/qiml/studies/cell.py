@@ -136,13 +136,16 @@ def _train(cell: Cell, folder: Path, threads: int) -> None:
     ]
     command += ["--resume", *_overrides(cell, folder)]
     log = folder / "console.txt"
-    with log.open("ab") as console:
+    with log.open("ab") as console, open(folder / ".lock", "w") as lock:
+        # The training holds the lock, too, and lives on where only the study was killed: wait for it.
+        fcntl.flock(lock, fcntl.LOCK_EX)
         ended = subprocess.run(
             command,
             stdin=subprocess.DEVNULL,
             stdout=console,
             stderr=subprocess.STDOUT,
             env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+            pass_fds=[lock.fileno()],
         )
     # A run that a signal stopped early saved its state and ended with 0.
     if ended.returncode or not list(folder.glob("kitti_*.json")):
