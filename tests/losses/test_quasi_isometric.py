@@ -137,27 +137,44 @@ def test_wrong_arguments_are_refused(bad):
         QuasiIsometricLoss(**bad)
 
 
+def test_learnt_scale_makes_the_bounds_independent_of_the_features_scale():
+    """Features with the right distances but for a factor: the loss finds the factor, the features stay."""
+    depth = torch.linspace(10, 30, 15)
+    features = torch.stack([depth / 50, torch.zeros(15)], dim=1)
+    loss = QuasiIsometricLoss(b=0.0, learn_scale=True)
+    assert loss(features, depth) == QuasiIsometricLoss(b=0.0)(features, depth) > 0
+    optimizer = torch.optim.Adam(loss.parameters(), lr=0.1)
+    for _ in range(100):
+        optimizer.zero_grad()
+        loss(features, depth).backward()
+        optimizer.step()
+    assert loss(features, depth) == 0 and 33 < loss.log_scale.exp() < 75
+
+
 def _worker(rank, form):
     features, depth = random_objects()
     part = slice(0, 5) if rank == 0 else slice(5, None)  # uneven on purpose
     local = features[part].requires_grad_()
-    loss = QuasiIsometricLoss(form=form)(local, depth[part])
-    loss.backward()
-    return loss.item(), local.grad.numpy()
+    loss = QuasiIsometricLoss(form=form, learn_scale=True)
+    value = loss(local, depth[part])
+    value.backward()
+    return value.item(), local.grad.numpy(), loss.log_scale.grad.item()
 
 
 @pytest.mark.parametrize("form", ["two_sided", "official"])
 def test_two_workers_equal_one(form, spawn_workers):
     features, depth = random_objects()
     features.requires_grad_()
-    loss = QuasiIsometricLoss(form=form)(features, depth)
-    loss.backward()
+    loss = QuasiIsometricLoss(form=form, learn_scale=True)
+    value = loss(features, depth)
+    value.backward()
 
     results = spawn_workers(_worker, 2, form)
-    for value, _ in results:
-        assert value == pytest.approx(loss.item(), abs=1e-9)
+    values, gradients, scale_gradients = zip(*results, strict=True)
+    assert values == pytest.approx([value.item()] * 2, abs=1e-9)
     # Data-parallel training averages gradients over workers, hence the factor 1/2.
-    gradient = np.concatenate([grad for _, grad in results]) / 2
+    assert sum(scale_gradients) / 2 == pytest.approx(loss.log_scale.grad.item(), rel=1e-6)
+    gradient = np.concatenate(gradients) / 2
     np.testing.assert_allclose(gradient, features.grad.numpy(), rtol=0, atol=1e-9)
 
 

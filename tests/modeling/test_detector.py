@@ -219,6 +219,24 @@ def test_descriptors_of_regions(tiny_config, make_batch):
     assert model.for_inference().metric_loss is None
 
 
+def test_descriptors_of_the_depth_branch(tiny_config, make_batch):
+    """Its hidden layer, which the metric loss then trains; no other branch."""
+    depth = ["MODEL.QUASI_ISOMETRIC.DESCRIPTOR", "depth", "MODEL.QUASI_ISOMETRIC.LEARN_SCALE", True]
+    with pytest.raises(ConfigError, match=r"DESCRIPTOR: found 'depth' with .*GUPNetHead"):
+        Trainer.build_model(tiny_config(*depth, "MODEL.BOX3D_HEAD.NAME", "GUPNetHead"))
+    model = Trainer.build_model(tiny_config(*depth, "SOLVER.AMP.ENABLED", False))
+    batch = make_batch("INPUT.AUGMENTATION.CROP", 0.0)
+    descriptors, targets = model.describe(batch)
+    hidden = model.box3d_head.depth[:2](model.extract_features(batch))
+    x, y = targets.cells[targets.has_3d].T
+    expected = hidden[targets.image_index[targets.has_3d], :, y, x]
+    torch.testing.assert_close(descriptors, expected)
+    model.train()(batch)["loss_metric"].backward()
+    trained = {name for name, p in model.box3d_head.named_parameters() if p.grad is not None}
+    assert trained == {"depth.0.weight", "depth.0.bias"}
+    assert model.metric_loss.log_scale.grad != 0
+
+
 def test_depth_is_painted_where_the_2d_boxes_are(make_detector, make_batch):
     model = make_detector()
     instances = [x["instances"] for x in make_batch("INPUT.AUGMENTATION.CROP", 0.0)]

@@ -134,10 +134,13 @@ def _add_model(cfg: CN) -> None:
     cfg.MODEL.QUASI_ISOMETRIC.TEMPERATURE = 10.0
     # "metric" (metres) or "log" (25·ln z).
     cfg.MODEL.QUASI_ISOMETRIC.DEPTH_SPACE = "metric"
+    # Learn a factor on feature distances, so that K and B do not depend on the features' scale.
+    cfg.MODEL.QUASI_ISOMETRIC.LEARN_SCALE = False
     # Compare the objects of all workers.
     cfg.MODEL.QUASI_ISOMETRIC.GATHER = True
     # An object's descriptor is a mean of neck features: "neck", in a window around its projected centre;
-    # "roi", in its 2D box, as a head with a second stage pools them (GUPNet).
+    # "roi", in its 2D box, as a head with a second stage pools them (GUPNet). Or "depth": the hidden layer of
+    # the depth branch at its projected centre (MonoDLE).
     cfg.MODEL.QUASI_ISOMETRIC.DESCRIPTOR = "neck"
     # Side of that window, in cells.
     cfg.MODEL.QUASI_ISOMETRIC.DESCRIPTOR_SIZE = 5
@@ -299,7 +302,7 @@ def _check_values(cfg: CN) -> None:
     qi, choices = cfg.MODEL.QUASI_ISOMETRIC, []
     choices += [("MODEL.QUASI_ISOMETRIC.FORM", qi.FORM, ("two_sided", "official"))]
     choices += [("MODEL.QUASI_ISOMETRIC.DEPTH_SPACE", qi.DEPTH_SPACE, ("metric", "log"))]
-    choices += [("MODEL.QUASI_ISOMETRIC.DESCRIPTOR", qi.DESCRIPTOR, ("neck", "roi"))]
+    choices += [("MODEL.QUASI_ISOMETRIC.DESCRIPTOR", qi.DESCRIPTOR, ("neck", "roi", "depth"))]
     names = ("", "supcr", "rank_n_contrast", "triplet")
     choices += [("MODEL.CONTRASTIVE.NAME", cfg.MODEL.CONTRASTIVE.NAME, names)]
     crop_depth = cfg.INPUT.AUGMENTATION.CROP_DEPTH

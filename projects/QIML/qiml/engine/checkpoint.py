@@ -12,7 +12,7 @@ from fvcore.common.checkpoint import _IncompatibleKeys
 from qiml.errors import CheckpointError
 from qiml.io import TEMPORARY_PREFIX, atomic_path, atomic_write_text
 
-TRAINING_ONLY = ("object_depth_head.", "box3d_head.auxiliary.")
+TRAINING_ONLY = ("object_depth_head.", "box3d_head.auxiliary.", "metric_loss.")
 """Prefixes of the weights that a checkpoint may have or lack whatever the model's configuration."""
 
 

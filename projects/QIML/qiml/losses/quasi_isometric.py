@@ -10,7 +10,7 @@ Source: Choi, Shin & Im, Depth-discriminative Metric Learning for Monocular 3D O
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from qiml.losses.metric import MetricLoss, pairwise_distances
 
@@ -78,6 +78,8 @@ class QuasiIsometricLoss(MetricLoss):
         form: "two_sided" (ours, both bounds pull the right way) or "official" (the released code).
         depth_space: "metric" (metres) or "log" (25·ln z: bounds that widen with distance).
         weight, gather: see :class:`MetricLoss`.
+        learn_scale: learn a factor on all feature distances, from 1 on. K and B then bound ratios and not
+            lengths, which nothing else in a network fixes.
 
     Raises:
         ValueError: unknown form or depth space, or bounds that contradict each other (k < 1, b < 0).
@@ -93,6 +95,7 @@ class QuasiIsometricLoss(MetricLoss):
         form: str = "two_sided",
         depth_space: str = "metric",
         gather: bool = True,
+        learn_scale: bool = False,
     ):
         super().__init__(weight, gather)
         if form not in ("two_sided", "official"):
@@ -103,6 +106,13 @@ class QuasiIsometricLoss(MetricLoss):
             raise ValueError(f"bounds need k >= 1 and b >= 0, not k={k}, b={b}")
         self.k, self.b, self.epsilon, self.temperature = k, b, epsilon, temperature
         self.form, self.depth_space = form, depth_space
+        self.log_scale = nn.Parameter(torch.zeros(())) if learn_scale else None
+
+    def forward(self, features: Tensor, depth: Tensor) -> Tensor:
+        if self.log_scale is not None:
+            # Before the objects of all workers meet, so that each adds the gradient of its own alone.
+            features = features * self.log_scale.exp()
+        return super().forward(features, depth)
 
     def compare(self, features: Tensor, depth: Tensor) -> Tensor:
         if self.depth_space == "log":

@@ -28,7 +28,8 @@ class MonocularDetector3D(nn.Module):
         object_depth_head: auxiliary head, or None.
         metric_loss: loss on object descriptors and their depths, or None.
         descriptor: what an object's descriptor is the mean of: "neck", a window of the neck's map; "roi",
-            the features the head's second stage pools in the object's 2D box.
+            the features the head's second stage pools in the object's 2D box; "depth", the hidden layer of
+            the head's depth branch.
         descriptor_size: side of that window, in cells.
         pixel_mean, pixel_std: of RGB images in [0, 255].
         autocast_dtype: dtype of mixed precision, or None for float32 throughout.
@@ -145,10 +146,12 @@ class MonocularDetector3D(nn.Module):
         return self.metric_loss(descriptors, targets.apparent_depth[targets.has_3d])
 
     def descriptors(self, features: Tensor, predictions, targets: ObjectTargets) -> Tensor:
-        """(M', C) of the objects with 3D supervision; `predictions` are read only where they are "roi"."""
+        """(M', C) of the objects with 3D supervision; for "neck" `predictions` are not read."""
         has_3d = targets.has_3d
         if self.descriptor == "roi":
             return self.box3d_head.roi_descriptors(predictions, targets)[has_3d]
+        if self.descriptor == "depth":
+            return self.box3d_head.depth_descriptors(predictions, targets)[has_3d]
         return pooled_descriptors(
             features, targets.image_index[has_3d], targets.cells[has_3d], self.descriptor_size
         )
@@ -163,7 +166,7 @@ class MonocularDetector3D(nn.Module):
             (M', C) float32 descriptors of the objects with 3D supervision, and all M objects.
 
         Raises:
-            ConfigError: "roi" descriptors of a head that has none.
+            ConfigError: the head has no descriptors of that kind.
         """
         _check_descriptor(self.descriptor, self.box3d_head)
         instances = [x["instances"].to(self.device) for x in batched_inputs]
@@ -171,7 +174,7 @@ class MonocularDetector3D(nn.Module):
             self.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None
         ):
             features = self.extract_features(batched_inputs)
-            predictions = self.box3d_head(features) if self.descriptor == "roi" else None
+            predictions = self.box3d_head(features) if self.descriptor != "neck" else None
             targets = flatten_objects(instances, self.neck.stride, features.shape[-2:])
             return self.descriptors(features, predictions, targets).float(), targets
 
@@ -209,10 +212,14 @@ class MonocularDetector3D(nn.Module):
 
 
 def _check_descriptor(descriptor: str, head: nn.Module) -> None:
-    if descriptor == "roi" and not hasattr(head, "roi_descriptors"):
+    needed = {
+        "roi": "a head with a second stage on regions of interest, such as GUPNetHead",
+        "depth": "a head with a depth branch of one hidden layer, such as MonoDLEHead",
+    }
+    if descriptor in needed and not hasattr(head, f"{descriptor}_descriptors"):
         raise ConfigError(
             "MODEL.QUASI_ISOMETRIC.DESCRIPTOR",
-            found=f"'roi' with MODEL.BOX3D_HEAD.NAME {type(head).__name__}",
-            expected="a head with a second stage on regions of interest, such as GUPNetHead",
+            found=f"{descriptor!r} with MODEL.BOX3D_HEAD.NAME {type(head).__name__}",
+            expected=needed[descriptor],
             mend="set it to 'neck'",
         )

@@ -17,6 +17,7 @@ def build_metric_loss(cfg) -> MetricLoss | None:
             form=qi.FORM,
             depth_space=qi.DEPTH_SPACE,
             gather=qi.GATHER,
+            learn_scale=qi.LEARN_SCALE,
         )
     common = {"weight": contrastive.WEIGHT, "gather": qi.GATHER}
     if contrastive.NAME in ("supcr", "rank_n_contrast"):  # two names of one loss
