@@ -59,7 +59,9 @@ def in_processes(cells: list[Cell], output_root: Path, jobs: int, threads: int) 
     # Started afresh, not forked: a forked PyTorch with threads may hang.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=context) as pool:
-        waiting = {pool.submit(run_cell, cell, str(output_root), threads): cell for cell in cells}
+        waiting = {
+            pool.submit(_run_in_pool, cell, str(output_root), threads): cell for cell in cells
+        }
         try:
             for future in as_completed(waiting):
                 try:
@@ -70,11 +72,19 @@ def in_processes(cells: list[Cell], output_root: Path, jobs: int, threads: int) 
             pool.shutdown(cancel_futures=True)
 
 
+def _run_in_pool(cell: Cell, output_root: str, threads: int) -> dict:
+    """Not for a study that was killed: the pool's processes live on and would take the next run."""
+    if not multiprocessing.parent_process().is_alive():
+        os._exit(1)
+    return run_cell(cell, output_root, threads)
+
+
 def on_ray(cells: list[Cell], output_root: Path, address: str, threads: int) -> Iterator[Ended]:
     """Run as tasks of a Ray cluster, as many at once as it has CPUs for, each with `threads` of them.
 
-    The nodes need this project at the same place; with `output_root` on a shared file system a run that
-    loses its node goes on where it was, otherwise it starts anew.
+    At the address "local" a cluster of this machine is started for the study alone. The nodes need this
+    project at the same place; with `output_root` on a shared file system a run that loses its node goes on
+    where it was, otherwise it starts anew.
 
     Raises:
         ConfigError: no cluster answers at `address`.
@@ -84,7 +94,8 @@ def on_ray(cells: list[Cell], output_root: Path, address: str, threads: int) -> 
     import ray
 
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        own = {"include_dashboard": False} if address == "local" else {}
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
     except ConnectionError as error:
         raise ConfigError(
             "--ray",
