@@ -59,9 +59,7 @@ def losses(model, features, golden, targets):
     terms["loss_heatmap"] = heatmap_focal_loss(
         head.heatmap(features), golden.tensor("target/heatmap")
     )
-    terms["loss_object_depth"] = model.object_depth_head.loss(
-        model.object_depth_head(features), painted.squeeze(1)
-    )
+    terms["loss_object_depth"] = model.object_depth_head.loss(features, painted.squeeze(1))
     terms["loss_metric"] = model.descriptor_loss(features, head(features), targets)
     return terms
 

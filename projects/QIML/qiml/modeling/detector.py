@@ -133,9 +133,7 @@ class MonocularDetector3D(nn.Module):
         losses = self.box3d_head.losses(predictions, targets)
         if self.object_depth_head is not None:
             painted = self.paint_object_depth(instances, features.shape[-2:])
-            losses["loss_object_depth"] = self.object_depth_head.loss(
-                self.object_depth_head(features), painted
-            )
+            losses["loss_object_depth"] = self.object_depth_head.loss(features, painted)
         if self.metric_loss is not None:
             losses["loss_metric"] = self.descriptor_loss(features, predictions, targets)
         return losses
