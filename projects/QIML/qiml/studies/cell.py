@@ -31,6 +31,7 @@ CLASS = "Car"
 # Three tables: a shift in depth of half a metre alone takes AP at .7 from 100 to about 1.
 OVERLAPS = {f"{iou:.1f}": {CLASS: Overlaps(0.5, iou, iou)} for iou in (0.3, 0.5, 0.7)}
 MANIFOLD_FRAMES = 500
+DESCRIPTORS = ("neck", "roi", "depth")
 DEPTHS = ((0.0, float("inf")), (0.0, 20.0), (20.0, 40.0), (40.0, float("inf")))
 
 
@@ -163,8 +164,9 @@ def measure_run(cell: Cell, folder: Path) -> dict[str, float | None]:
 
     Returns:
         Name → number: `ap3d_0.3` and so on (AP40 in per cent of cars at the level "visible"),
-        `depth_mae` (metres) and by range, how training went, and the numbers of
-        :func:`qiml.evaluation.manifold.measure`; None where there was nothing to measure.
+        `depth_mae` (metres) and by range, how training went, and, after the kind of descriptor
+        (`neck_inside`), the numbers of :func:`qiml.evaluation.manifold.measure`; None where there was
+        nothing to measure.
     """
     cfg = load_config(str(PROJECT_ROOT / cell.config), _overrides(cell, folder))
     measures = {**_detection_measures(cfg), **_cost_measures(folder), **_manifold_measures(cfg)}
@@ -211,14 +213,22 @@ def _cost_measures(folder: Path) -> dict[str, float]:
 
 
 def _manifold_measures(cfg) -> dict[str, float]:
-    """By bounds in metres for every variant; depth is predicted from the training objects."""
+    """Of every kind of descriptor that the detector has, whichever its loss saw.
+
+    By bounds in metres for every variant; depth is predicted from the training objects.
+    """
     model = load_trained_model(cfg, str(Path(cfg.OUTPUT_DIR) / "model_final.pth"))
-    train, val = (
-        collect_descriptors(cfg, model, name, MANIFOLD_FRAMES)
-        for name in (cfg.DATASETS.TRAIN[0], cfg.DATASETS.TEST[0])
-    )
-    if not (len(train) and len(val)):
-        return {}
-    return measure(
-        val.descriptors, val.depth, reference=(train.descriptors, train.depth), depth_space="metric"
-    )
+    measures = {}
+    for kind in DESCRIPTORS:
+        if kind != "neck" and not hasattr(model.box3d_head, f"{kind}_descriptors"):
+            continue
+        model.descriptor = kind
+        train, val = (
+            collect_descriptors(cfg, model, name, MANIFOLD_FRAMES)
+            for name in (cfg.DATASETS.TRAIN[0], cfg.DATASETS.TEST[0])
+        )
+        if len(train) and len(val):
+            reference = (train.descriptors, train.depth)
+            found = measure(val.descriptors, val.depth, reference=reference, depth_space="metric")
+            measures |= {f"{kind}_{name}": value for name, value in found.items()}
+    return measures

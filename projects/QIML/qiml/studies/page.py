@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from qiml.studies.statistics import PairedDifference, paired_difference, spread
 from qiml.studies.study import Cell, Study
@@ -40,8 +40,14 @@ MANIFOLD = (
     Column("spearman_local", "Spearman, local pairs", 3),
     Column("geodesic_spearman", "Spearman, geodesic", 3),
     Column("geodesic_ratio", "geodesic / Euclidean", 2),
-    Column("knn_depth_error", "10-NN depth error, m", 3, compared=True),
+    Column("knn_depth_error", "10-NN depth error, m", 3),
 )
+
+DESCRIPTORS = {
+    "neck": "means of neck features",
+    "roi": "features pooled in the 2D box",
+    "depth": "hidden layer of the depth branch",
+}
 
 Results = dict[Cell, dict]
 
@@ -61,9 +67,11 @@ def render_study(study: Study, results: Results, command: str) -> str:
             "many seeds the measure rose."
         )
         parts.append(_table(study, values, DETECTION, _difference_cells))
-        if any("inside" in measures for runs in values.values() for measures in runs.values()):
-            parts.append("Feature space at the evaluation's objects:")
-            parts.append(_table(study, values, MANIFOLD, _spread_cells))
+        for kind, title in DESCRIPTORS.items():
+            columns = tuple(replace(c, key=f"{kind}_{c.key}") for c in MANIFOLD)
+            if any(columns[0].key in m for runs in values.values() for m in runs.values()):
+                parts.append(f"Feature space at the evaluation's objects, {title}:")
+                parts.append(_table(study, values, columns, _spread_cells))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
