@@ -47,14 +47,20 @@ def apply_at_windows(branches: Sequence[nn.Sequential], windows: Tensor) -> list
     Returns:
         Per branch (M, K), K its output channels.
     """
-    weight = torch.cat([branch[0].weight.flatten(1) for branch in branches])
-    bias = torch.cat([branch[0].bias for branch in branches])
-    hidden = F.relu(F.linear(windows.flatten(1), weight, bias))
+    hidden = hidden_at_windows([branch[0] for branch in branches], windows)
     widths = [branch[0].out_channels for branch in branches]
     return [
         F.linear(part, branch[2].weight.flatten(1), branch[2].bias)
         for branch, part in zip(branches, hidden.split(widths, dim=1), strict=True)
     ]
+
+
+def hidden_at_windows(layers: Sequence[nn.Conv2d], windows: Tensor) -> Tensor:
+    """ReLU of 3×3 convolutions at the centres of windows (M, C, 3, 3): (M, sum of output channels)."""
+    # In the windows' own memory order, channels last: nothing is copied, forward or backward.
+    weight = torch.cat([layer.weight.permute(0, 2, 3, 1).flatten(1) for layer in layers])
+    bias = torch.cat([layer.bias for layer in layers])
+    return F.relu(F.linear(windows.permute(0, 2, 3, 1).flatten(1), weight, bias))
 
 
 def pooled_descriptors(features: Tensor, image_index: Tensor, cells: Tensor, size: int) -> Tensor:

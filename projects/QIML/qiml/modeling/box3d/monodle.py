@@ -13,7 +13,6 @@ official code `lib/models/centernet3d.py`, `lib/losses/centernet_loss.py`, `lib/
 """
 
 import torch
-import torch.nn.functional as F
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
@@ -33,7 +32,7 @@ from qiml.modeling.decode import (
     find_peaks,
     inverse_sigmoid_depth,
 )
-from qiml.modeling.sampling import gather_windows
+from qiml.modeling.sampling import gather_windows, hidden_at_windows
 from qiml.modeling.targets import ObjectTargets, render_heatmap
 from qiml.structures.boxes3d import Boxes3D, alpha_to_rotation_y
 from qiml.structures.camera import Camera
@@ -88,8 +87,7 @@ class MonoDLEHead(CentreHead):
     def depth_descriptors(self, predictions: CentrePredictions, targets: ObjectTargets) -> Tensor:
         """(M, hidden) hidden layer of the depth branch at the true cells."""
         windows = gather_windows(predictions.features, targets.image_index, targets.cells, size=3)
-        first = self.depth[0]
-        return F.relu(F.linear(windows.flatten(1), first.weight.flatten(1), first.bias))
+        return hidden_at_windows([self.depth[0]], windows)
 
     def inference(
         self,
