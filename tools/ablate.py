@@ -11,16 +11,16 @@ from qiml.errors import ConfigError, exit_on_error
 from qiml.io import atomic_write_text
 from qiml.studies.page import render_study, replace_section
 from qiml.studies.plot import plot_differences
-from qiml.studies.records import finished, read_records
+from qiml.studies.records import finished
 from qiml.studies.runner import in_processes, on_ray, run_study
 from qiml.studies.study import Study, load_study
 
 ROOT = Path(__file__).resolve().parents[1]
 
 EXAMPLES = """\
-A finished run is never done again: its result is a line of --results/STUDY.jsonl. Killed at any moment,
-the same command goes on: unfinished runs from their last checkpoint. A run whose config or data the study
-file has changed since counts as another one.
+A finished run is never done again, also where another study has it: its result is a line of
+--results/STUDY.jsonl. Killed at any moment, the same command goes on: unfinished runs from their last
+checkpoint. A run whose config or data the study file has changed since counts as another one.
 
 Examples:
 
@@ -102,7 +102,7 @@ def main() -> None:
 def print_progress(study: Study, records: Path) -> None:
     """Every run and whether it is finished."""
     cells = study.cells()
-    done = finished(cells, read_records(records))
+    done = finished(cells, records.parent)
     for cell in cells:
         print(f"{'done' if cell in done else '-':6}{cell.name}")
     print(f"{len(done)} of {len(cells)} runs finished")
@@ -114,7 +114,7 @@ def write_page(study: Study, records: Path, page: Path) -> None:
     Raises:
         ConfigError: no run is finished.
     """
-    results = finished(study.cells(), read_records(records))
+    results = finished(study.cells(), records.parent)
     if not results:
         raise ConfigError(
             records,

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from qiml.errors import DatasetError
-from qiml.studies.records import append_record, read_records
+from qiml.studies.records import append_record, finished, read_records
+from qiml.studies.study import Cell, SyntheticData
 
 
 def test_records_come_back_in_order(tmp_path):
@@ -14,6 +15,14 @@ def test_records_come_back_in_order(tmp_path):
     for seed in range(3):
         append_record(path, {"seed": seed})
     assert [record["seed"] for record in read_records(path)] == [0, 1, 2]
+
+
+def test_a_run_that_another_study_has_is_finished(tmp_path):
+    data = SyntheticData("96x64", 8, 4, 3)
+    cells = [Cell("mine", "g", "v", seed, "c.yaml", (), data, 0, "ab12") for seed in (1, 2)]
+    append_record(tmp_path / "other.jsonl", {"identity": "ab12", "seed": 2, "variant": "w"})
+    append_record(tmp_path / "other.jsonl", {"identity": "cd34", "seed": 1, "variant": "v"})
+    assert [cell.seed for cell in finished(cells, tmp_path)] == [2]
 
 
 @pytest.mark.parametrize("kept", range(1, 12))

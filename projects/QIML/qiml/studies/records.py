@@ -1,4 +1,4 @@
-"""The results of a study: one JSON line a finished run."""
+"""The results of studies: a file each, one JSON line a finished run."""
 
 import json
 import os
@@ -48,12 +48,11 @@ def append_record(path: str | Path, record: dict) -> None:
         os.fsync(file.fileno())
 
 
-def finished(cells: list[Cell], records: list[dict]) -> dict[Cell, dict]:
-    """The cells that have a record of just this run: same place, seed and identity."""
-    by_place = {_place(record): record for record in records}
-    places = ((cell, (cell.group, cell.variant, cell.seed, cell.identity)) for cell in cells)
-    return {cell: by_place[place] for cell, place in places if place in by_place}
-
-
-def _place(record: dict) -> tuple:
-    return tuple(record[key] for key in ("group", "variant", "seed", "identity"))
+def finished(cells: list[Cell], folder: str | Path) -> dict[Cell, dict]:
+    """The cells that a study of this folder has run, whatever it called them: same identity, same seed."""
+    records = [
+        record for path in sorted(Path(folder).glob("*.jsonl")) for record in read_records(path)
+    ]
+    by_run = {(record["identity"], record["seed"]): record for record in records}
+    runs = ((cell, (cell.identity, cell.seed)) for cell in cells)
+    return {cell: by_run[run] for cell, run in runs if run in by_run}

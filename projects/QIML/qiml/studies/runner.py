@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from qiml.errors import ConfigError, QIMLError
 from qiml.studies.cell import run_cell
-from qiml.studies.records import append_record, finished, read_records
+from qiml.studies.records import append_record, finished
 from qiml.studies.study import Cell, Study
 
 logger = logging.getLogger(__name__)
@@ -26,14 +26,15 @@ def run_study(
 
     Args:
         study: the grid.
-        records_path: JSON lines of finished runs; added to.
+        records_path: JSON lines of finished runs; added to. What another study of its folder has run already
+            is not run again.
         run_all: cells → (cell, record or error) in the order they end: :func:`in_processes`, :func:`on_ray`.
 
     Returns:
         The errors of the runs that failed.
     """
     cells = study.cells()
-    done = finished(cells, read_records(records_path))
+    done = finished(cells, records_path.parent)
     waiting = [cell for cell in cells if cell not in done]
     errors = []
     with tqdm(total=len(cells), initial=len(done), unit="run", desc=study.name) as progress:
