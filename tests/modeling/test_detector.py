@@ -8,6 +8,7 @@ from qiml.data.mapper import MonocularMapper
 from qiml.engine.checkpoint import TRAINING_ONLY, DetectorCheckpointer
 from qiml.engine.trainer import Trainer
 from qiml.errors import ConfigError
+from qiml.modeling.targets import flatten_objects
 
 BOTH_OFF = ["MODEL.OBJECT_DEPTH.ENABLED", False, "MODEL.QUASI_ISOMETRIC.ENABLED", False]
 HEAD_LOSSES = {
@@ -217,6 +218,27 @@ def test_descriptors_of_regions(tiny_config, make_batch):
     assert all(p.grad is None for p in model.box3d_head.parameters())
     assert any(p.grad is not None and p.grad.any() for p in model.neck.parameters())
     assert model.for_inference().metric_loss is None
+
+
+def test_metric_loss_within_images_is_the_mean_over_them(tiny_config, make_batch):
+    model = Trainer.build_model(
+        tiny_config("MODEL.QUASI_ISOMETRIC.ACROSS_IMAGES", False, "MODEL.QUASI_ISOMETRIC.B", 0.0)
+    ).train()
+    assert not model.metric_loss.gather
+    batch = make_batch("INPUT.AUGMENTATION.CROP", 0.0)
+    features = model.extract_features(batch)
+    targets = flatten_objects([x["instances"] for x in batch], 4, features.shape[-2:])
+    loss = model.descriptor_loss(features, None, targets)
+    model.across_images = True
+    assert model.descriptor_loss(features, None, targets) != loss
+    single = [
+        model.descriptor_loss(
+            features[i : i + 1], None, flatten_objects([x["instances"]], 4, features.shape[-2:])
+        )
+        for i, x in enumerate(batch)
+    ]
+    torch.testing.assert_close(loss, torch.stack(single).mean())
+    assert loss > 0
 
 
 def test_descriptors_of_the_depth_branch(tiny_config, make_batch):

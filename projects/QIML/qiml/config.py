@@ -136,7 +136,9 @@ def _add_model(cfg: CN) -> None:
     cfg.MODEL.QUASI_ISOMETRIC.DEPTH_SPACE = "metric"
     # Learn a factor on feature distances, so that K and B do not depend on the features' scale.
     cfg.MODEL.QUASI_ISOMETRIC.LEARN_SCALE = False
-    # Compare the objects of all workers.
+    # Compare objects of different images, too; else the loss is the mean over images.
+    cfg.MODEL.QUASI_ISOMETRIC.ACROSS_IMAGES = True
+    # Compare the objects of all workers, too.
     cfg.MODEL.QUASI_ISOMETRIC.GATHER = True
     # An object's descriptor is a mean of neck features: "neck", in a window around its projected centre;
     # "roi", in its 2D box, as a head with a second stage pools them (GUPNet). Or "depth": the hidden layer of
@@ -145,8 +147,8 @@ def _add_model(cfg: CN) -> None:
     # Side of that window, in cells.
     cfg.MODEL.QUASI_ISOMETRIC.DESCRIPTOR_SIZE = 5
 
-    # A metric loss in its place, to compare it with; QUASI_ISOMETRIC's DESCRIPTOR, DESCRIPTOR_SIZE and GATHER
-    # hold for it too.
+    # A metric loss in its place, to compare it with; QUASI_ISOMETRIC's DESCRIPTOR, DESCRIPTOR_SIZE,
+    # ACROSS_IMAGES and GATHER hold for it too.
     cfg.MODEL.CONTRASTIVE = CN()
     # "supcr" or "rank_n_contrast": two names of one loss; "triplet": ordinal triplets; "": none.
     cfg.MODEL.CONTRASTIVE.NAME = ""

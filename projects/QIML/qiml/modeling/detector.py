@@ -31,6 +31,7 @@ class MonocularDetector3D(nn.Module):
             the features the head's second stage pools in the object's 2D box; "depth", the hidden layer of
             the head's depth branch.
         descriptor_size: side of that window, in cells.
+        across_images: whether the metric loss also compares objects of different images.
         pixel_mean, pixel_std: of RGB images in [0, 255].
         autocast_dtype: dtype of mixed precision, or None for float32 throughout.
     """
@@ -46,6 +47,7 @@ class MonocularDetector3D(nn.Module):
         metric_loss: nn.Module | None,
         descriptor: str,
         descriptor_size: int,
+        across_images: bool,
         pixel_mean: tuple[float, ...],
         pixel_std: tuple[float, ...],
         autocast_dtype: torch.dtype | None,
@@ -57,6 +59,7 @@ class MonocularDetector3D(nn.Module):
         self.object_depth_head = object_depth_head
         self.metric_loss = metric_loss
         self.descriptor, self.descriptor_size = descriptor, descriptor_size
+        self.across_images = across_images
         self.autocast_dtype = autocast_dtype
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1), persistent=False)
@@ -81,6 +84,7 @@ class MonocularDetector3D(nn.Module):
             "metric_loss": metric_loss,
             "descriptor": qi.DESCRIPTOR,
             "descriptor_size": qi.DESCRIPTOR_SIZE,
+            "across_images": qi.ACROSS_IMAGES,
             "pixel_mean": model.PIXEL_MEAN,
             "pixel_std": model.PIXEL_STD,
             "autocast_dtype": getattr(torch, cfg.SOLVER.AMP.DTYPE)
@@ -139,9 +143,14 @@ class MonocularDetector3D(nn.Module):
         return losses
 
     def descriptor_loss(self, features: Tensor, predictions, targets: ObjectTargets) -> Tensor:
-        """The metric loss on the batch's objects, across images and classes as in the official code."""
+        """The metric loss on the batch's objects: of all classes and, as in the official code, all images."""
         descriptors = self.descriptors(features, predictions, targets)
-        return self.metric_loss(descriptors, targets.apparent_depth[targets.has_3d])
+        depth = targets.apparent_depth[targets.has_3d]
+        if self.across_images:
+            return self.metric_loss(descriptors, depth)
+        image_index = targets.image_index[targets.has_3d]
+        own = [image_index == i for i in range(len(features))]
+        return torch.stack([self.metric_loss(descriptors[i], depth[i]) for i in own]).mean()
 
     def descriptors(self, features: Tensor, predictions, targets: ObjectTargets) -> Tensor:
         """(M', C) of the objects with 3D supervision; for "neck" `predictions` are not read."""
@@ -202,6 +211,7 @@ class MonocularDetector3D(nn.Module):
             metric_loss=None,
             descriptor=self.descriptor,
             descriptor_size=self.descriptor_size,
+            across_images=self.across_images,
             pixel_mean=self.pixel_mean.flatten().tolist(),
             pixel_std=self.pixel_std.flatten().tolist(),
             autocast_dtype=self.autocast_dtype,
