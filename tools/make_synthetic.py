@@ -74,6 +74,11 @@ def main() -> None:
         "--style", choices=STYLES, default="kitti", help="whose camera and classes (default kitti)"
     )
     parser.add_argument(
+        "--dense-depth",
+        action="store_true",
+        help="write true depth maps, too: training/depth_dense (kitti style only)",
+    )
+    parser.add_argument(
         "--seed", type=int, default=0, help="another seed, other scenes (default 0)"
     )
     parser.add_argument("--workers", type=int, default=2, help="processes (default 2)")
@@ -91,6 +96,7 @@ def main() -> None:
             args.workers,
             args.overwrite,
             args.style,
+            args.dense_depth,
         )
         if not drawn:
             print(f"{args.out} is complete already; nothing to do")

@@ -20,7 +20,7 @@ from qiml.data.synthetic.footprints import paint_order
 from qiml.data.synthetic.layout import Ground, Item, Layout, Road
 from qiml.data.synthetic.looks import Light
 from qiml.data.synthetic.placement import SCENERY, sample_layout
-from qiml.data.synthetic.render import draw_bodies
+from qiml.data.synthetic.render import collect_faces, draw_bodies
 from qiml.data.synthetic.scene import label_objects
 from qiml.errors import ConfigError
 
@@ -54,7 +54,8 @@ def draw(objects, scenery=(), size=SIZE, projection=PROJECTION):
     ground, road = Ground(1.6, 0, 0, 0), Road(0, 0, 0, 5)
     layout = Layout(size, projection, ground, road, list(objects), list(scenery))
     black = np.zeros((size[1], size[0], 3), np.uint8)
-    image, visible = draw_bodies(black, layout, DAY, np.random.default_rng(0))
+    faces = collect_faces(layout, DAY, np.random.default_rng(0))
+    image, visible = draw_bodies(black, layout, faces)
     return image, label_objects(layout.objects, visible, projection, size)
 
 

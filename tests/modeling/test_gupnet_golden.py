@@ -271,6 +271,10 @@ def test_detections(model, features, golden, monkeypatch):
         detections = head.inference(
             head(features), golden.cameras.warp(affines), affines, image_sizes
         )
+    check_detections(golden, detections, image_sizes)
+
+
+def check_detections(golden, detections, image_sizes):
     for index, image in enumerate(detections):
         rows = golden.arrays["decode/boxes"]
         expected = torch.tensor(rows[rows[:, 0] == index, 1:]).float()

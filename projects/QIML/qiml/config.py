@@ -101,18 +101,22 @@ def _add_model(cfg: CN) -> None:
     cfg.MODEL.BOX3D_HEAD.HIDDEN_CHANNELS = 256
     # Heat-map peaks decoded per image.
     cfg.MODEL.BOX3D_HEAD.TOP_K = 50
-    # Least score of a detection: MonoDLE's of the heat map alone, GUPNet's and MonoCon's times the depth
-    # confidence.
+    # Least score of a detection: MonoDLE's and DID-M3D's of the heat map alone, GUPNet's and MonoCon's times
+    # the depth confidence.
     cfg.MODEL.BOX3D_HEAD.SCORE_THRESHOLD = 0.2
-    # GUPNet: mean height, width and length in metres of each class, to which its sizes are residuals; here
-    # of KITTI's Pedestrian, Car, Cyclist, as in the official code. A checkpoint brings its own.
+    # Heads with a second stage (GUPNet, DID-M3D): mean height, width and length in metres of each class, to
+    # which their sizes are residuals; here of KITTI's Pedestrian, Car, Cyclist, as in the official code. A
+    # checkpoint brings its own.
     cfg.MODEL.BOX3D_HEAD.MEAN_SIZES = [
         [1.76255119, 0.66068622, 0.84422524],
         [1.52563191462, 1.62856739989, 3.88311640418],
         [1.73698127, 0.59706367, 1.76282397],
     ]
-    # GUPNet: side of the squares that its second stage pools from 2D boxes.
+    # Side of the squares that the second stage pools from 2D boxes.
     cfg.MODEL.BOX3D_HEAD.ROI_SIZE = 7
+    # DID-M3D: what its visual depth learns from. "object": the labels' object-wise depth; "dense": depth maps
+    # of the training images, as its official code (docs/datasets.md).
+    cfg.MODEL.BOX3D_HEAD.VISUAL_DEPTH = "object"
 
     # The auxiliary object-wise depth-map head; gone at inference.
     cfg.MODEL.OBJECT_DEPTH = CN()
@@ -185,6 +189,8 @@ def _add_solver(cfg: CN) -> None:
     cfg.SOLVER.TASK_LEARNING.PERIOD = 0
     # Periods over which a loss's fall is measured. Before the first so many, what builds on others weighs 0.
     cfg.SOLVER.TASK_LEARNING.WINDOW = 5
+    # Periods after which every loss counts fully; 0: those of the run.
+    cfg.SOLVER.TASK_LEARNING.LENGTH = 0
     # "CyclicLR" along half cosines: over the first RISE of the run the learning rate rises from BASE_LR to
     # PEAK times it and β₁ falls to MOMENTUM; then the rate falls to FINAL times BASE_LR and β₁ comes back.
     cfg.SOLVER.CYCLIC = CN()
@@ -312,6 +318,8 @@ def _check_values(cfg: CN) -> None:
         ("INPUT.AUGMENTATION.CROP_DEPTH", crop_depth, ("ignore", "virtual", "metric")),
     ]
     choices += [("INPUT.RESIZE", cfg.INPUT.RESIZE, ("fit", "pad"))]
+    visual_depth = cfg.MODEL.BOX3D_HEAD.VISUAL_DEPTH
+    choices += [("MODEL.BOX3D_HEAD.VISUAL_DEPTH", visual_depth, ("object", "dense"))]
     form, clip = cfg.INPUT.AUGMENTATION.PHOTOMETRIC_FORM, cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE
     choices += [("INPUT.AUGMENTATION.PHOTOMETRIC_FORM", form, ("jitter", "distortion"))]
     choices += [("SOLVER.CLIP_GRADIENTS.CLIP_TYPE", clip, ("value", "norm", "full_model"))]
@@ -331,6 +339,7 @@ def _check_values(cfg: CN) -> None:
     least += [("MODEL.BOX3D_HEAD.ROI_SIZE", cfg.MODEL.BOX3D_HEAD.ROI_SIZE, 1)]
     least += [("SOLVER.TASK_LEARNING.PERIOD", cfg.SOLVER.TASK_LEARNING.PERIOD, 0)]
     least += [("SOLVER.TASK_LEARNING.WINDOW", cfg.SOLVER.TASK_LEARNING.WINDOW, 3)]
+    least += [("SOLVER.TASK_LEARNING.LENGTH", cfg.SOLVER.TASK_LEARNING.LENGTH, 0)]
     for key, value, minimum in least:
         if value < minimum:
             raise ConfigError(

@@ -84,17 +84,17 @@ def random_warp(
 
 
 def warp_image(image: np.ndarray, warp: Warp, input_size: tuple[int, int]) -> np.ndarray:
-    """Apply a warp to pixels, bilinear, black outside.
+    """Apply a warp to pixels or to a depth map, bilinear, black (unknown) outside.
 
     Strong reductions are done in two steps, an area average by a whole factor first: bilinear
     interpolation alone skips pixels and makes distant objects flicker.
 
     Args:
-        image: (H, W, 3) uint8.
+        image: (H, W, 3) uint8, or (H, W) float32.
         input_size: (width, height) of the result.
 
     Returns:
-        (height, width, 3) uint8.
+        (height, width, 3) uint8, or (height, width) float32.
     """
     affine = warp.affine
     if image.shape[1::-1] == tuple(input_size) and np.array_equal(affine, np.eye(2, 3)):
@@ -176,10 +176,10 @@ PHOTOMETRIC = {"jitter": photometric_jitter, "distortion": photometric_distortio
 
 
 def pad_image(
-    image: np.ndarray, input_size: tuple[int, int], colour: tuple[int, int, int]
+    image: np.ndarray, input_size: tuple[int, int], colour: tuple[int, int, int] | int
 ) -> np.ndarray:
-    """`image` (H, W, 3) in the upper left corner of a canvas of `input_size` (width, height)."""
-    canvas = np.empty((input_size[1], input_size[0], 3), dtype=np.uint8)
+    """`image` (H, W, 3), or a map (H, W), in the upper left corner of a canvas of (width, height)."""
+    canvas = np.empty((input_size[1], input_size[0], *image.shape[2:]), dtype=image.dtype)
     canvas[:] = colour
     canvas[: image.shape[0], : image.shape[1]] = image
     return canvas

@@ -33,7 +33,8 @@ def load_kitti_format(
         `width`, `camera` (P2, 3x4 nested list) and, unless the split has no labels, `annotations`:
         `bbox` (XYXY_ABS, pixels), `bbox_mode`, `category_id`, `box3d` (x, y, z of the geometric
         centre, h, w, l, yaw; metres and radians, camera frame), `alpha`, `truncation`, `occlusion`
-        and `ignore` (always False: KITTI grades by size, truncation and occlusion instead).
+        and `ignore` (always False: KITTI grades by size, truncation and occlusion instead); where the
+        frame has a dense depth map, `depth_file_name`.
 
     Raises:
         DatasetError: a folder, list, image, calibration or label file is missing or malformed.
@@ -55,6 +56,8 @@ def _load_frame(frames: KITTISplit, image_id: str, classes: Sequence[str]) -> di
     label_file = frames.label_file(image_id)
     if label_file:
         frame["annotations"] = _annotations(read_objects(label_file, scored=False), classes)
+    if depth_file := frames.depth_file(image_id):
+        frame["depth_file_name"] = str(depth_file)
     return frame
 
 

@@ -6,6 +6,7 @@
     ROOT/training/image_2/000042.png                or .jpg, .jpeg
     ROOT/training/label_2/000042.txt                the folder is absent when there are no labels
     ROOT/training/calib/000042.txt
+    ROOT/training/depth_dense/000042.png            optional (see qiml.data.depth_map)
     ROOT/testing/{image_2,calib}/...                read for the split "test"
 """
 
@@ -82,6 +83,11 @@ class KITTISplit:
     def label_file(self, image_id: str) -> Path | None:
         """Where a frame's labels lie, or None when the split has none."""
         return self.label_dir / f"{image_id}.txt" if self.label_dir else None
+
+    def depth_file(self, image_id: str) -> Path | None:
+        """A frame's dense depth map, or None when it has none."""
+        file = self.folder / "depth_dense" / f"{image_id}.png"
+        return file if file.is_file() else None
 
 
 def read_image_ids(path: str | Path) -> list[str]:

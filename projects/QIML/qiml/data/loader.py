@@ -58,7 +58,7 @@ def build_train_loader(cfg, start_iteration: int = 0) -> DataLoader:
 
     Raises:
         ConfigError: some worker would have no sample.
-        DatasetError: there is nothing to train on.
+        DatasetError: there is nothing to train on, or a frame lacks something.
     """
     world_size = comm.get_world_size()
     if cfg.SOLVER.IMS_PER_BATCH < world_size:
@@ -69,6 +69,9 @@ def build_train_loader(cfg, start_iteration: int = 0) -> DataLoader:
             mend="change the batch size or the number of workers",
         )
     frames = _labelled_frames(cfg.DATASETS.TRAIN)
+    mapper = MonocularMapper(cfg, is_train=True)
+    for frame in frames:
+        mapper.check(frame)
     sampler = TrainingSampler(
         len(frames),
         cfg.SOLVER.IMS_PER_BATCH,
@@ -80,7 +83,7 @@ def build_train_loader(cfg, start_iteration: int = 0) -> DataLoader:
     workers = cfg.DATALOADER.NUM_WORKERS
     _use_one_thread()
     return DataLoader(
-        SeededDataset(frames, MonocularMapper(cfg, is_train=True), cfg.SEED),
+        SeededDataset(frames, mapper, cfg.SEED),
         batch_sampler=sampler,
         num_workers=workers,
         collate_fn=Batch,
@@ -116,6 +119,7 @@ def build_labelled_loader(cfg, dataset_name: str, limit: int | None = None) -> D
     cfg.DATASETS.TRAIN = (dataset_name,)
     augmentation = cfg.INPUT.AUGMENTATION
     augmentation.FLIP = augmentation.CROP = augmentation.SHIFT = augmentation.PHOTOMETRIC = 0.0
+    cfg.MODEL.BOX3D_HEAD.VISUAL_DEPTH = "object"  # labels are all that is asked for
     frames = _labelled_frames((dataset_name,))
     if limit is not None and limit < len(frames):
         spread = np.linspace(0, len(frames) - 1, limit).round().astype(int)

@@ -17,6 +17,7 @@ from qiml.data.augmentation import (
     random_warp,
     warp_image,
 )
+from qiml.data.depth_map import read_depth_map
 from qiml.errors import ConfigError, DatasetError
 from qiml.structures.boxes3d import Boxes3D, wrap_angle
 from qiml.structures.camera import Camera
@@ -64,6 +65,7 @@ class MonocularMapper:
         resize: "fit": images are scaled to the input's width; "pad": they keep their pixels.
         pad_colour: RGB of the input to the right of and below an image that keeps its pixels.
         photometric_form: a name of ``PHOTOMETRIC``.
+        dense_depth: whether to give the frame's dense depth map along, in training.
     """
 
     @configurable
@@ -84,6 +86,7 @@ class MonocularMapper:
         resize: str = "fit",
         pad_colour: tuple[int, int, int] = (0, 0, 0),
         photometric_form: str = "jitter",
+        dense_depth: bool = False,
     ):
         self.input_size = input_size
         self.resize, self.pad_colour = resize, pad_colour
@@ -96,6 +99,7 @@ class MonocularMapper:
         self.min_depth, self.max_depth = min_depth, max_depth
         self.least_points = least_points or {}
         self.category_ids = category_ids
+        self.dense_depth = dense_depth
 
     @classmethod
     def from_config(cls, cfg, is_train: bool = True) -> dict:
@@ -124,7 +128,19 @@ class MonocularMapper:
             "resize": cfg.INPUT.RESIZE,
             "pad_colour": tuple(round(value) for value in cfg.MODEL.PIXEL_MEAN),
             "photometric_form": augmentation.PHOTOMETRIC_FORM,
+            "dense_depth": is_train and cfg.MODEL.BOX3D_HEAD.VISUAL_DEPTH == "dense",
         }
+
+    def check(self, dataset_dict: dict) -> None:
+        """Whether a frame has all that is needed of it; raises DatasetError where it has not."""
+        if self.dense_depth and "depth_file_name" not in dataset_dict:
+            raise DatasetError(
+                dataset_dict["file_name"],
+                found="an image without a dense depth map",
+                expected="depth_dense/ID.png beside the folder image_2, since "
+                'MODEL.BOX3D_HEAD.VISUAL_DEPTH is "dense"',
+                mend='add the maps (docs/datasets.md), or set it to "object"',
+            )
 
     def __call__(self, dataset_dict: dict, rng: np.random.Generator | None = None) -> dict:
         """The model's input for one frame (see :meth:`MonocularDetector3D.forward`).
@@ -179,6 +195,10 @@ class MonocularMapper:
         if self.augmentation is not None:
             objects = [a for a in dataset_dict.get("annotations", ()) if self.trains(a)]
             instances = self.make_instances(objects, warp, camera, width)
+            if self.dense_depth:
+                depth = read_depth_map(dataset_dict["depth_file_name"], (width, height))
+                depth = pad_image(warp_image(depth, warp, frame), self.input_size, 0)
+                result["dense_depth"] = torch.from_numpy(depth)
             result["instances"] = clip_objects(instances, frame) if warp.shifted else instances
         return result
 

@@ -72,13 +72,22 @@ class TaskLearning(HookBase):
         batch_size: of the global batch.
         period: iterations of an "epoch"; 0: those of a real one.
         window: of :func:`task_weights`.
+        length: "epochs" after which every loss counts fully; 0: those of the run.
     """
 
     def __init__(
-        self, step, graph: Mapping[str, Sequence[str]], *, batch_size: int, period: int, window: int
+        self,
+        step,
+        graph: Mapping[str, Sequence[str]],
+        *,
+        batch_size: int,
+        period: int,
+        window: int,
+        length: int = 0,
     ):
         self.step, self.graph = step, graph
-        self.batch_size, self.fixed_period, self.window = batch_size, period, window
+        self.batch_size, self.fixed_period = batch_size, period
+        self.window, self.length = window, length
         self.history = torch.zeros(0, len(graph))
         self.total, self.count = torch.zeros(len(graph)), 0
         self.set_weights(task_weights(graph, self.history, num_epochs=1, window=window))
@@ -117,7 +126,7 @@ class TaskLearning(HookBase):
         """Note the epoch's mean losses and weigh the next one's."""
         self.history = torch.cat([self.history, (self.total / self.count)[None].cpu()])
         self.total, self.count = torch.zeros_like(self.total), 0
-        num_epochs = self.trainer.max_iter / self.period
+        num_epochs = self.length or self.trainer.max_iter / self.period
         self.set_weights(task_weights(self.graph, self.history, num_epochs, self.window))
         for name, weight in self.step.loss_weights.items():
             self.trainer.storage.put_scalar(f"task_weight/{name}", weight, smoothing_hint=False)

@@ -220,6 +220,7 @@ def _build_task_learning(cfg, head: nn.Module, step: TrainStep) -> TaskLearning:
         batch_size=cfg.SOLVER.IMS_PER_BATCH,
         period=cfg.SOLVER.TASK_LEARNING.PERIOD,
         window=cfg.SOLVER.TASK_LEARNING.WINDOW,
+        length=cfg.SOLVER.TASK_LEARNING.LENGTH,
     )
 
 

@@ -53,7 +53,7 @@ def _start_as_heatmap(branch: nn.Sequential) -> nn.Sequential:
 
 def roi_branch(in_channels: int, hidden_channels: int, out_channels: int) -> nn.Sequential:
     """`Conv3×3 – BN – ReLU – mean – Conv1×1` from regions (M, C, S, S) to (M, K), the branch of GUPNet."""
-    branch = nn.Sequential(
+    return _start_xavier(
         nn.Conv2d(in_channels, hidden_channels, 3, padding=1),
         RegionBatchNorm2d(hidden_channels),
         nn.ReLU(inplace=True),
@@ -61,10 +61,23 @@ def roi_branch(in_channels: int, hidden_channels: int, out_channels: int) -> nn.
         nn.Conv2d(hidden_channels, out_channels, 1),
         nn.Flatten(),
     )
-    for conv in (branch[0], branch[4]):
-        nn.init.xavier_uniform_(conv.weight)
-        nn.init.zeros_(conv.bias)
-    return branch
+
+
+def grid_branch(in_channels: int, hidden_channels: int, out_channels: int) -> nn.Sequential:
+    """`Conv3×3 – leaky ReLU – Conv1×1` on regions, an answer a cell: the branch of DID-M3D's depths."""
+    return _start_xavier(
+        nn.Conv2d(in_channels, hidden_channels, 3, padding=1),
+        nn.LeakyReLU(inplace=True),
+        nn.Conv2d(hidden_channels, out_channels, 1),
+    )
+
+
+def _start_xavier(*layers: nn.Module) -> nn.Sequential:
+    for layer in layers:
+        if isinstance(layer, nn.Conv2d):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+    return nn.Sequential(*layers)
 
 
 class RegionBatchNorm2d(nn.BatchNorm2d):

@@ -102,7 +102,8 @@ class MonocularDetector3D(nn.Module):
         Args:
             batched_inputs: per image: image (3, H, W) uint8 RGB of one size, camera (3, 4) of that image,
                 affine (2, 3) original → input pixels, height and width of the original image; in training
-                also instances (see :func:`flatten_objects`).
+                also instances (see :func:`flatten_objects`) and, where the head is to learn from it,
+                dense_depth (H, W) metres.
 
         Returns:
             Training: {name: scalar}. Otherwise: [{"instances": Instances}] in original pixels.
@@ -114,7 +115,9 @@ class MonocularDetector3D(nn.Module):
             predictions = self.box3d_head(features)
             if self.training:
                 instances = [x["instances"].to(self.device) for x in batched_inputs]
-                return self.losses(features, predictions, instances)
+                maps = [x["dense_depth"] for x in batched_inputs if "dense_depth" in x]
+                dense_depth = torch.stack(maps).to(self.device) if maps else None
+                return self.losses(features, predictions, instances, dense_depth)
             cameras = Camera(torch.stack([x["camera"] for x in batched_inputs]).to(self.device))
             affines = torch.stack([x["affine"] for x in batched_inputs]).to(self.device)
             image_sizes = [(x["height"], x["width"]) for x in batched_inputs]
@@ -130,10 +133,14 @@ class MonocularDetector3D(nn.Module):
         return self.neck(self.backbone(images))
 
     def losses(
-        self, features: Tensor, predictions, instances: list[Instances]
+        self,
+        features: Tensor,
+        predictions,
+        instances: list[Instances],
+        dense_depth: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """The head's terms, then the two auxiliary ones where they are switched on."""
-        targets = flatten_objects(instances, self.neck.stride, features.shape[-2:])
+        targets = flatten_objects(instances, self.neck.stride, features.shape[-2:], dense_depth)
         losses = self.box3d_head.losses(predictions, targets)
         if self.object_depth_head is not None:
             painted = self.paint_object_depth(instances, features.shape[-2:])

@@ -30,6 +30,13 @@ GUPNET_RULES: Rules = (
     (r"mean_size", "box3d_head.mean_sizes"),
     *BRANCH_RULES,
 )
+DID_M3D_RULES: Rules = (
+    (r"vis_depth\.(.*)", r"box3d_head.visual_depth.\1"),
+    (r"att_depth\.(.*)", r"box3d_head.attribute_depth.\1"),
+    (r"vis_depth_uncer\.(.*)", r"box3d_head.visual_log_variance.\1"),
+    (r"att_depth_uncer\.(.*)", r"box3d_head.attribute_log_variance.\1"),
+    *GUPNET_RULES,
+)
 
 _NECK_PARTS = {"proj": "projections", "node": "nodes", "up": "upsamples"}
 _NECK_LAYERS = {"conv.": "0.", "bn.": "1.", "bn1.": "1."}
@@ -51,6 +58,15 @@ def rename_gupnet(name: str) -> str | None:
         KeyError: the name is not GUPNet's.
     """
     return _rename(name, GUPNET_RULES)
+
+
+def rename_did_m3d(name: str) -> str | None:
+    """Our name of an entry of DID-M3D's state dict; None for one that is not used.
+
+    Raises:
+        KeyError: the name is not DID-M3D's.
+    """
+    return _rename(name, DID_M3D_RULES)
 
 
 def _rename(name: str, rules: Rules) -> str | None:
@@ -75,6 +91,11 @@ def convert_monodle(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def convert_gupnet(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Official state dict, with the class mean sizes in it, to ours."""
     return _convert(state, GUPNET_RULES)
+
+
+def convert_did_m3d(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Official state dict, with the class mean sizes in it, to ours."""
+    return _convert(state, DID_M3D_RULES)
 
 
 def _convert(state: Mapping[str, Tensor], rules: Rules) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from detectron2.structures import Instances
 from torch import Tensor
 
@@ -34,6 +35,8 @@ class ObjectTargets:
         map_size: (H, W) of the map.
         instances: per image, the labels all this comes from, in pixels of the input, also of objects whose
             projected centre lies off the map; for heads that read elsewhere.
+        dense_depth: (B, H, W) metres of all that the images show, 0 where that is unknown; None where the
+            data has no such maps.
     """
 
     image_index: Tensor
@@ -52,13 +55,17 @@ class ObjectTargets:
     num_images: int
     map_size: tuple[int, int]
     instances: Sequence[Instances] = ()
+    dense_depth: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.classes)
 
 
 def flatten_objects(
-    instances: list[Instances], stride: int, map_size: tuple[int, int]
+    instances: list[Instances],
+    stride: int,
+    map_size: tuple[int, int],
+    dense_depth: Tensor | None = None,
 ) -> ObjectTargets:
     """Targets of all objects whose projected 3D centre lies on the map.
 
@@ -68,6 +75,8 @@ def flatten_objects(
             gt_has_3d (M,), gt_cameras (M, 3, 4), gt_affines (M, 2, 3).
         stride: input pixels per cell.
         map_size: (H, W) in cells.
+        dense_depth: (B, stride · H, stride · W) metres of the input's pixels, 0 where unknown; its cells
+            become their pixels' mean, as the official DID-M3D reduces it.
     """
     counts = torch.tensor([len(i) for i in instances])
     device = instances[0].gt_depth.device
@@ -99,6 +108,7 @@ def flatten_objects(
         num_images=len(instances),
         map_size=map_size,
         instances=instances,
+        dense_depth=None if dense_depth is None else F.avg_pool2d(dense_depth, stride),
     )
 
 
@@ -194,3 +204,32 @@ def paint_object_depth(
     layers = torch.where(inside, depth[:, None].to(painted.dtype), torch.inf)
     painted.scatter_reduce_(0, image_index[:, None].expand_as(layers), layers, "amin")
     return painted.nan_to_num(posinf=0.0).view(num_images, height, width)
+
+
+def object_depth_in_boxes(objects: ObjectTargets, size: int) -> Tensor:
+    """Object-wise depth at a grid of points of each 2D box: of the nearest object whose box holds the point.
+
+    As :func:`paint_object_depth`, without the cells of a map in between: boxes may be smaller than those.
+
+    Args:
+        objects: M.
+        size: points along each side, S.
+
+    Returns:
+        (M, S, S) metres; 0 off the map.
+    """
+    boxes, index = objects.boxes2d, objects.image_index
+    steps = (torch.arange(size, device=boxes.device) + 0.5) / size
+    x = torch.lerp(boxes[:, 0:1], boxes[:, 2:3], steps)
+    y = torch.lerp(boxes[:, 1:2], boxes[:, 3:4], steps)
+    if not len(objects):  # amin has no value for it
+        return boxes.new_zeros(0, size, size)
+    # (M, S, M): whether a column or row of points of the first lies in the box of the last.
+    in_x = (x[:, :, None] >= boxes[:, 0]) & (x[:, :, None] < boxes[:, 2])
+    in_y = (y[:, :, None] >= boxes[:, 1]) & (y[:, :, None] < boxes[:, 3])
+    in_y &= (index[:, None] == index)[:, None]
+    holds = in_y[:, :, None] & in_x[:, None]
+    nearest = torch.where(holds, objects.depth, torch.inf).amin(dim=3)
+    height, width = objects.map_size
+    on_map = ((y >= 0) & (y < height))[:, :, None] & ((x >= 0) & (x < width))[:, None]
+    return torch.where(on_map, nearest, 0).nan_to_num(posinf=0.0)

@@ -4,6 +4,7 @@ import functools
 import json
 import multiprocessing
 import shutil
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from types import ModuleType
@@ -31,6 +32,7 @@ def write_dataset(
     workers: int = 2,
     overwrite: bool = False,
     style: str = "kitti",
+    dense_depth: bool = False,
 ) -> bool:
     """Draw frames into a folder.
 
@@ -47,6 +49,7 @@ def write_dataset(
         overwrite: replace a synthetic dataset that has other settings.
         style: "kitti" for KITTI's camera, classes and layout; "waymo" for those of Waymo's front camera,
             as `tools/prepare_waymo.py` writes them.
+        dense_depth: write true depth maps, too (:mod:`qiml.data.depth_map`); in KITTI's layout only.
 
     Returns:
         True when frames were drawn, False when the folder was complete.
@@ -65,6 +68,8 @@ def write_dataset(
     }
     if style != "kitti":
         settings["style"] = style
+    options = {"dense_depth": True} if dense_depth else {}
+    settings |= options
     _check(settings, workers)
     if _is_complete(root, settings, overwrite):
         return False
@@ -72,7 +77,8 @@ def write_dataset(
     if partial.exists() and _read_settings(partial) != settings:
         shutil.rmtree(partial)
     atomic_write_text(partial / SETTINGS_FILE, json.dumps(settings, indent=2) + "\n")
-    _draw_frames(STYLES[style], partial, num_train + num_val, size, seed, workers)
+    write = functools.partial(STYLES[style].write_frame, partial, size, seed, **options)
+    _draw_frames(STYLES[style], partial, num_train + num_val, write, workers)
     STYLES[style].write_splits(partial, num_train, num_val)
     if root.exists():
         shutil.rmtree(root)
@@ -96,6 +102,13 @@ def _check(settings: dict, workers: int) -> None:
             found="x".join(map(str, settings["size"])),
             expected=f"width and height of at least {_SMALLEST_SIDE} pixels",
             mend="pass a size such as 416x128",
+        )
+    if "style" in settings and "dense_depth" in settings:
+        raise ConfigError(
+            "style",
+            found=f"{settings['style']!r} with dense depth maps",
+            expected="'kitti', whose layout has a place for them",
+            mend="leave one of the two out",
         )
 
 
@@ -138,10 +151,9 @@ def _read_settings(root: Path) -> dict | None:
 
 
 def _draw_frames(
-    style: ModuleType, root: Path, count: int, size: tuple[int, int], seed: int, workers: int
+    style: ModuleType, root: Path, count: int, write: Callable[[int], None], workers: int
 ) -> None:
     missing = [index for index in range(count) if not style.last_file(root, index).exists()]
-    write = functools.partial(style.write_frame, root, size, seed)
     # "spawn": a fork of a process with running threads (PyTorch's, OpenCV's) may hang.
     pool = ProcessPoolExecutor(
         workers,
@@ -152,7 +164,7 @@ def _draw_frames(
     try:
         written = pool.map(write, missing, chunksize=8)
         progress = {"total": count, "initial": count - len(missing), "unit": "frame"}
-        for _ in tqdm(written, desc=f"drawing {size[0]}x{size[1]}", **progress):
+        for _ in tqdm(written, desc="drawing", **progress):
             pass
     finally:
         pool.shutdown(cancel_futures=True)

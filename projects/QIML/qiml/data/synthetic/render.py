@@ -14,36 +14,35 @@ from qiml.data.synthetic.projection import NEAR, clip_near, project
 
 # Bodies are drawn at this multiple of the image's size and averaged down: smooth edges.
 OVERSAMPLING = 2
-_SHIFT = 4
+SHIFT = 4
 _SCENERY = 255
 
 
 @dataclass(frozen=True)
-class _Faces:
+class Faces:
     """The faces of a scene that can be seen, in painting order.
 
     Attributes:
         polygons: (F, K, 3) corners in the camera frame.
         colours: (F, 3) RGB.
-        owners: (F,) index of the item; those of one item follow each other.
+        owners: (F,) index of the item, objects before scenery; those of one item follow each other.
     """
 
     polygons: np.ndarray
     colours: np.ndarray
     owners: np.ndarray
 
-    def __getitem__(self, index: np.ndarray) -> "_Faces":
-        return _Faces(self.polygons[index], self.colours[index], self.owners[index])
+    def __getitem__(self, index: np.ndarray) -> "Faces":
+        return Faces(self.polygons[index], self.colours[index], self.owners[index])
 
 
-def draw_bodies(
-    surface: np.ndarray, layout: Layout, light: Light, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
+def draw_bodies(surface: np.ndarray, layout: Layout, faces: Faces) -> tuple[np.ndarray, np.ndarray]:
     """Draw objects and scenery over the surface.
 
     Args:
         surface: (H, W, 3) uint8 RGB.
-        layout, light, rng: of the scene.
+        layout: of the scene.
+        faces: of :func:`collect_faces`.
 
     Returns:
         (H, W, 3) uint8 image; and, of each of `layout.objects`, the share of its outline inside
@@ -52,8 +51,7 @@ def draw_bodies(
     width, height = (side * OVERSAMPLING for side in layout.size)
     # The fourth channel holds what was drawn last: object 1, 2, ..., or _SCENERY (cv2's default).
     canvas = cv2.cvtColor(cv2.resize(surface, (width, height)), cv2.COLOR_RGB2RGBA)
-    faces = _collect_faces([*layout.objects, *layout.scenery], light, rng)
-    polygons, kept = _to_pixels(
+    polygons, kept = to_pixels(
         faces.polygons, np.diag([OVERSAMPLING, OVERSAMPLING, 1]) @ layout.projection
     )
     faces = faces[kept]
@@ -65,7 +63,7 @@ def draw_bodies(
         identity = int(owner) + 1 if owner < count else _SCENERY
         colours = faces.colours[start:end].tolist()
         for polygon, colour in zip(polygons[start:end], colours, strict=True):
-            cv2.fillConvexPoly(canvas, polygon, (*colour, identity), cv2.LINE_8, _SHIFT)
+            cv2.fillConvexPoly(canvas, polygon, (*colour, identity), cv2.LINE_8, SHIFT)
         if owner < count:
             boxes[owner] = _extent(polygons[start:end], width, height)
             drawn[owner] = np.count_nonzero(canvas[boxes[owner]][..., 3] == identity)
@@ -74,15 +72,16 @@ def draw_bodies(
     return cv2.cvtColor(image, cv2.COLOR_RGBA2RGB), np.array(seen) / np.maximum(drawn, 1)
 
 
-def _collect_faces(items: list[Item], light: Light, rng: np.random.Generator) -> _Faces:
-    """Place, cull, light and sort the faces of all bodies."""
+def collect_faces(layout: Layout, light: Light, rng: np.random.Generator) -> Faces:
+    """Place, cull, light and sort the faces of all bodies of a scene."""
+    items = [*layout.objects, *layout.scenery]
     meshes, palettes = [], []
     for item in items:
         variants = BODIES[item.body]
         meshes.append(variants[rng.integers(len(variants))])
         palettes.append(sample_palette(rng, item.kind, item.body))
     if not items:
-        return _Faces(np.zeros((0, 3, 3)), np.zeros((0, 3)), np.zeros(0, int))
+        return Faces(np.zeros((0, 3, 3)), np.zeros((0, 3)), np.zeros(0, int))
     owners = np.repeat(np.arange(len(items)), [len(mesh.faces) for mesh in meshes])
     polygons = _to_camera(np.concatenate([mesh.faces for mesh in meshes]), items, owners)
     normals = np.cross(polygons[:, 2] - polygons[:, 0], polygons[:, 1] - polygons[:, 0])
@@ -100,7 +99,7 @@ def _collect_faces(items: list[Item], light: Light, rng: np.random.Generator) ->
     colours *= rng.normal(1, 0.03, (len(order), 1))
     haze = np.exp(-np.maximum(polygons[order, 0, 2:], 0) / light.haze)
     colours = light.horizon + haze * (colours - light.horizon)
-    return _Faces(polygons[order], np.clip(colours, 0, 255), owners[order])
+    return Faces(polygons[order], np.clip(colours, 0, 255), owners[order])
 
 
 def _to_camera(faces: np.ndarray, items: list[Item], owners: np.ndarray) -> np.ndarray:
@@ -144,7 +143,7 @@ def _shade(colours, materials, normals, light: Light) -> np.ndarray:
     return colours * shade[:, None] * (1 - mirrored) + mirrored * light.horizon
 
 
-def _to_pixels(polygons: np.ndarray, projection: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+def to_pixels(polygons: np.ndarray, projection: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
     """Polygons (n, 2) in cv2's fixed-point pixels, and the indices of the faces they show."""
     ahead = polygons[..., 2] >= NEAR
     whole = ahead.all(axis=1)
@@ -156,16 +155,16 @@ def _to_pixels(polygons: np.ndarray, projection: np.ndarray) -> tuple[list[np.nd
     cut = ahead.any(axis=1) & ~whole
     kept = np.flatnonzero(cut | (whole & (area > 0.5)))
     # cv2 counts from pixel centres.
-    fixed = list(((image - 0.5) * 2**_SHIFT).round().astype(np.int32)[kept])
+    fixed = list(((image - 0.5) * 2**SHIFT).round().astype(np.int32)[kept])
     for place in np.flatnonzero(cut[kept]):
         clipped = project(clip_near(polygons[kept[place]]), projection)
-        fixed[place] = ((clipped - 0.5) * 2**_SHIFT).round().astype(np.int32)
+        fixed[place] = ((clipped - 0.5) * 2**SHIFT).round().astype(np.int32)
     return fixed, kept
 
 
 def _extent(polygons: list[np.ndarray], width: int, height: int) -> tuple[slice, slice]:
     """Rows and columns of the canvas that the polygons touch."""
-    points = np.concatenate(polygons) >> _SHIFT
+    points = np.concatenate(polygons) >> SHIFT
     low = np.clip(points.min(axis=0) - 1, 0, (width, height))
     high = np.clip(points.max(axis=0) + 2, 0, (width, height))
     return slice(low[1], high[1]), slice(low[0], high[0])

@@ -7,11 +7,12 @@ import cv2
 import numpy as np
 
 from qiml.data.kitti_format import KITTIObjects
+from qiml.data.synthetic.depth import draw_depth
 from qiml.data.synthetic.layout import Item
 from qiml.data.synthetic.looks import sample_light
 from qiml.data.synthetic.placement import KITTI_CAMERA, ReferenceCamera, sample_layout
 from qiml.data.synthetic.projection import NEAR, clip_near, project
-from qiml.data.synthetic.render import draw_bodies
+from qiml.data.synthetic.render import collect_faces, draw_bodies
 from qiml.data.synthetic.surface import paint_surface
 
 # Visible share of an object's outline below which it counts as partly, largely and nearly hidden.
@@ -28,11 +29,13 @@ class SyntheticFrame:
         image: (H, W, 3) uint8 RGB.
         objects: labels, far vehicles as DontCare regions.
         projection: (3, 4) P2, camera frame to pixels.
+        depth: (H, W) float32 metres of what each pixel shows, 0 for the sky; None unless asked for.
     """
 
     image: np.ndarray
     objects: KITTIObjects
     projection: np.ndarray
+    depth: np.ndarray | None = None
 
 
 def render_scene(
@@ -40,6 +43,7 @@ def render_scene(
     index: int,
     size: tuple[int, int] = (416, 128),
     camera: ReferenceCamera = KITTI_CAMERA,
+    dense_depth: bool = False,
 ) -> SyntheticFrame:
     """Draw frame `index` of the dataset `seed`, a pure function of its arguments.
 
@@ -47,14 +51,17 @@ def render_scene(
         seed, index: not negative.
         size: image width and height in pixels.
         camera: what sees it.
+        dense_depth: draw its true depth, too; the rest is the same with and without.
     """
     rng = np.random.default_rng((seed, index))
     layout = sample_layout(rng, size, camera)
     light = sample_light(rng)
     surface = paint_surface(layout, light, rng)
-    image, visible = draw_bodies(surface, layout, light, rng)
+    faces = collect_faces(layout, light, rng)
+    image, visible = draw_bodies(surface, layout, faces)
     objects = label_objects(layout.objects, visible, layout.projection, size)
-    return SyntheticFrame(_expose(image, rng), objects, layout.projection)
+    depth = draw_depth(layout, faces) if dense_depth else None
+    return SyntheticFrame(_expose(image, rng), objects, layout.projection, depth)
 
 
 def label_objects(

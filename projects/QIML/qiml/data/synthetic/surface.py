@@ -39,19 +39,31 @@ def paint_surface(layout: Layout, light: Light, rng: np.random.Generator) -> np.
     Returns:
         (H, W, 3) uint8 RGB.
     """
-    width, height = layout.size
-    projection = layout.projection
-    focal = projection[0, 0]
-    across = ((np.arange(width) + 0.5 - projection[0, 2]) / focal).astype(np.float32)
-    down = ((np.arange(height) + 0.5 - projection[1, 2]) / focal).astype(np.float32)
-    first = _first_ground_row(layout.ground, across, down)
-    depth = _ground_depth(layout.ground, across, down[first:])
+    first, across, depth = _see_ground(layout)
     image = _paint_sky(layout, light, rng)
     _paint_hills(image, layout, light, rng)
     shadows = _shadows(layout, light)[first:].astype(np.float32) / 255
     ground = _paint_ground(depth, across * depth, shadows, layout, light, rng)
     cv2.copyTo(ground, (depth < _FAR).astype(np.uint8), image[first:])
     return image
+
+
+def ground_depth(layout: Layout) -> np.ndarray:
+    """(H, W) float32 metres along z at which each pixel shows the bare ground; 0 where there is none."""
+    first, _, depth = _see_ground(layout)
+    depth[depth >= _FAR] = 0
+    return np.pad(depth, ((first, 0), (0, 0)))
+
+
+def _see_ground(layout: Layout) -> tuple[int, np.ndarray, np.ndarray]:
+    """First row with ground in it, (W,) x at 1 m depth of each column, and (rows, W) depth from there."""
+    width, height = layout.size
+    projection = layout.projection
+    focal = projection[0, 0]
+    across = ((np.arange(width) + 0.5 - projection[0, 2]) / focal).astype(np.float32)
+    down = ((np.arange(height) + 0.5 - projection[1, 2]) / focal).astype(np.float32)
+    first = _first_ground_row(layout.ground, across, down)
+    return first, across, _ground_depth(layout.ground, across, down[first:])
 
 
 def _first_ground_row(ground: Ground, across: np.ndarray, down: np.ndarray) -> int:

@@ -1,0 +1,273 @@
+"""DID-M3D equals the official code: outputs, second stage, losses, gradients, detections."""
+
+import numpy as np
+import pytest
+import torch
+
+from qiml.modeling.box3d.centre_head import CentrePredictions
+from qiml.modeling.box3d.did_m3d import GRID_CHANNELS, REGION_CHANNELS
+from qiml.modeling.box3d.region_head import REGRESSION_CHANNELS
+from qiml.modeling.decode import find_peaks
+from qiml.modeling.official_weights import convert_did_m3d, rename_did_m3d
+from qiml.structures.camera import Camera
+from tests.modeling.test_gupnet_golden import (
+    OFFICIAL_TERMS,
+    affines_of,
+    check_detections,
+    check_regions,
+    losses,
+    second_stage,
+)
+
+OFFICIAL_NAMES = {
+    "visual_depth": "vis_depth",
+    "attribute_depth": "att_depth",
+    "visual_log_variance": "vis_depth_uncer",
+    "attribute_log_variance": "att_depth_uncer",
+    "instance_depth": "ins_depth",
+    "instance_log_variance": "ins_depth_uncer",
+}
+PARTS = ("vis", "att", "ins")
+
+
+@pytest.fixture(scope="module")
+def golden(golden_model):
+    return golden_model("did_m3d")
+
+
+@pytest.fixture(scope="module")
+def model(golden, official_detector):
+    """Its visual depth learns from the golden's own 7×7 surfaces."""
+    state = convert_did_m3d(golden.state)
+    model = official_detector(state, "MODEL.BOX3D_HEAD.NAME", "DIDM3DHead")
+    model.box3d_head.surface_depth = lambda _targets: surface(golden)
+    return model
+
+
+def surface(golden):
+    """Where it is not the object's, the golden has 0."""
+    kept = golden.tensor("target/mask_2d").bool()
+    depth, nearby = (golden.tensor(f"target/{name}")[kept] for name in ("vis_depth", "depth_mask"))
+    return depth * nearby
+
+
+@pytest.fixture(scope="module")
+def features(model, golden):
+    with torch.no_grad():
+        return model.neck(model.backbone(golden.images))
+
+
+@pytest.fixture(scope="module")
+def targets(golden):
+    """Sizes there are residuals to the class mean."""
+    affines = affines_of(golden, "crop")
+    targets = golden.targets(golden.cameras.warp(affines), affines)
+    targets.dimensions.add_(golden.tensor("kept/mean_size")[targets.classes])
+    return targets
+
+
+@pytest.fixture
+def raw(model):
+    """Direct outputs of the second stage's branches, filled as they run; gradients are kept."""
+    outputs, handles = {}, []
+
+    def note(name):
+        def hook(_module, _inputs, output):
+            outputs[name] = output
+            if output.requires_grad:
+                output.retain_grad()
+
+        return hook
+
+    for name in (*REGION_CHANNELS, *GRID_CHANNELS):
+        branch = model.box3d_head.get_submodule(name)
+        handles.append(branch.register_forward_hook(note(name)))
+    yield outputs
+    for handle in handles:
+        handle.remove()
+
+
+def read_values(objects, mean_sizes):
+    """What the second stage says, by official names."""
+    values = {official: getattr(objects, ours) for ours, official in OFFICIAL_NAMES.items()}
+    sizes = objects.dimensions - mean_sizes
+    return {**values, "offset_3d": objects.offset_3d, "size_3d": sizes, "heading": objects.heading}
+
+
+# --- Outputs
+
+
+def test_neck_output(features, golden, relative_error):
+    assert relative_error(features, golden.arrays["eval/feat"]) < 1e-4
+
+
+@pytest.mark.parametrize("name", ["heatmap", *REGRESSION_CHANNELS])
+def test_raw_head_output(model, features, golden, relative_error, name):
+    output = model.box3d_head.get_submodule(name)(features)
+    assert relative_error(output, golden.arrays[f"eval/{name}"]) < 1e-4
+
+
+def check_second_stage(golden, group, raw, objects, relative_error, mean_sizes):
+    """Raw and final values of objects in the golden's order."""
+    values = {"raw_vis_depth": raw["visual_depth"].squeeze(1), **read_values(objects, mean_sizes)}
+    for name, value in values.items():
+        assert relative_error(value, golden.arrays[f"{group}/{name}"]) < 1e-4, name
+
+
+def test_second_stage_at_targets(model, features, golden, targets, raw, relative_error):
+    head = model.box3d_head
+    with torch.no_grad():
+        _, boxes, objects = second_stage(head, features, targets)
+    where = (targets.image_index, boxes, targets.cameras)
+    check_regions(golden, "train_path", head, features, *where, relative_error)
+    means = head.mean_sizes[targets.classes]
+    check_second_stage(golden, "train_path", raw, objects, relative_error, means)
+
+
+def test_second_stage_at_peaks(model, features, golden, raw, relative_error):
+    """And how its cells are merged."""
+    head = model.box3d_head
+    affines = affines_of(golden, "full")
+    with torch.no_grad():
+        peaks = find_peaks(head.heatmap(features), 50)
+        index = peaks.image_index
+        assert peaks.classes.tolist() == golden.arrays["roi/top_class"].flatten().tolist()
+        boxes = head.boxes2d(head.regress(features, index, peaks.cells), peaks.cells)
+        cameras = Camera(golden.cameras.warp(affines).projection[index])
+        objects = head.regress_3d(features, index, boxes, peaks.classes, cameras, affines[index])
+    check_regions(golden, "roi", head, features, index, boxes, cameras, relative_error)
+    means = head.mean_sizes[peaks.classes]
+    check_second_stage(golden, "roi", raw, objects, relative_error, means)
+    depth, confidence = golden.arrays["decode/dets"].reshape(100, -1)[:, -2:].T
+    assert relative_error(objects.depth, depth) < 1e-4
+    assert relative_error(torch.exp(-objects.depth_sigma), confidence) < 1e-4
+
+
+# --- Losses and gradients
+
+
+def check_losses(golden, group, terms, parts, tolerance):
+    for official, ours in OFFICIAL_TERMS.items():
+        expected = float(golden.arrays[f"{group}/{official}_loss"])
+        assert terms[ours].item() == pytest.approx(expected, rel=tolerance), official
+    for name, value in zip(PARTS, parts, strict=True):
+        expected = float(golden.arrays[f"{group}/{name}_depth_part"])
+        assert value.item() == pytest.approx(expected, rel=tolerance), name
+
+
+def depth_parts(golden, head, features, targets):
+    _, _, objects = second_stage(head, features, targets)
+    nearby = golden.tensor("target/depth_mask")[golden.tensor("target/mask_2d").bool()]
+    return head.depth_losses(objects, targets, surface(golden), nearby)
+
+
+def test_loss_terms(model, features, golden, targets):
+    with torch.no_grad():
+        terms = losses(model.box3d_head, features, golden, targets)
+        parts = depth_parts(golden, model.box3d_head, features, targets)
+    check_losses(golden, "loss", terms, parts, 1e-4)
+
+
+def test_targets_of_the_attribute_depth(golden, targets):
+    """The golden's attribute depth is what lies between the object and its surface."""
+    kept = golden.tensor("target/mask_2d").bool()
+    attribute, nearby = (golden.tensor(f"target/{n}")[kept] for n in ("att_depth", "depth_mask"))
+    expected = targets.depth[:, None, None] - surface(golden)
+    torch.testing.assert_close(attribute[nearby], expected[nearby], rtol=0, atol=1e-5)
+
+
+def test_whole_loss_renders_the_golden_heatmap(model, features, golden, targets):
+    head = model.box3d_head
+    with torch.no_grad():
+        total = sum(head.losses(head(features), targets).values())
+    assert total.item() == pytest.approx(float(golden.arrays["loss/total"]), rel=1e-4)
+
+
+def test_train_mode(model, golden, targets, train_mode, relative_error):
+    """Loss terms, outputs, and the running statistics after one pass."""
+    with train_mode(model), torch.no_grad():
+        head = model.box3d_head
+        features = model.neck(model.backbone(golden.images))
+        _, _, objects = second_stage(head, features, targets)
+        after = {name: value.clone() for name, value in model.state_dict().items()}
+        terms = losses(head, features, golden, targets)
+        parts = depth_parts(golden, head, features, targets)
+        maps = {name: head.get_submodule(name)(features) for name in REGRESSION_CHANNELS}
+    check_losses(golden, "train_loss", terms, parts, 1e-3)
+    outputs = {f"{name}_sub4": value[..., ::4, ::4] for name, value in maps.items()}
+    outputs["feat_sub4"] = features[..., ::4, ::4]
+    outputs |= read_values(objects, head.mean_sizes[targets.classes])
+    for name, value in outputs.items():
+        assert relative_error(value, golden.arrays[f"train/{name}"]) < 1e-3, name
+    names, expected = (golden.arrays[f"train/bn_after/{x}"] for x in ("names", "norm_sum"))
+    for name, (norm, total) in zip(names, expected, strict=True):
+        if (ours := rename_did_m3d(str(name))) is not None:
+            assert after[ours].norm().item() == pytest.approx(norm, rel=1e-3), name
+            assert after[ours].sum().item() == pytest.approx(total, rel=1e-3, abs=1e-3 * norm), name
+
+
+def test_gradients(model, golden, targets, raw, monkeypatch):
+    """Of the total at the neck, at every raw output and at every parameter."""
+    model.zero_grad()
+    head = model.box3d_head
+    features = model.neck(model.backbone(golden.images))
+    features.retain_grad()
+    maps = {name: head.get_submodule(name)(features) for name in REGRESSION_CHANNELS}
+    maps["heatmap"] = head.heatmap(features)
+    for value in maps.values():
+        value.retain_grad()
+
+    def read_densely(_features, image_index, cells):
+        return {n: maps[n][image_index, :, cells[:, 1], cells[:, 0]] for n in REGRESSION_CHANNELS}
+
+    monkeypatch.setattr(head, "regress", read_densely)
+    sum(head.losses(CentrePredictions(maps["heatmap"], features), targets).values()).backward()
+
+    gradients = {OFFICIAL_NAMES.get(n, n): v.grad for n, v in {**maps, **raw}.items()}
+    for name, gradient in {**gradients, "feat_up": features.grad}.items():
+        norm, total, largest = golden.arrays[f"grad/{name}"]
+        assert gradient.norm().item() == pytest.approx(norm, rel=1e-4), name
+        assert gradient.sum().item() == pytest.approx(total, abs=1e-3 * norm), name
+        assert gradient.abs().max().item() == pytest.approx(largest, rel=1e-4), name
+    check_parameter_gradients(model, golden)
+    model.zero_grad()
+
+
+def check_parameter_gradients(model, golden):
+    parameters = dict(model.named_parameters())
+    names = golden.arrays["param_grad/names"]
+    assert len(names) == len(parameters)
+    for name, (norm, _) in zip(names, golden.arrays["param_grad/norm_sum"], strict=True):
+        gradient = parameters[rename_did_m3d(str(name))].grad
+        assert gradient.norm().item() == pytest.approx(norm, rel=1e-3, abs=1e-6), name
+
+
+def test_gradients_as_training_takes_them(model, golden, targets):
+    """With the 2D branches computed at objects only."""
+    model.zero_grad()
+    features = model.neck(model.backbone(golden.images))
+    features.retain_grad()
+    sum(model.box3d_head.losses(model.box3d_head(features), targets).values()).backward()
+    assert features.grad.norm().item() == pytest.approx(golden.arrays["grad/feat_up"][0], rel=1e-4)
+    check_parameter_gradients(model, golden)
+    model.zero_grad()
+
+
+# --- Detections
+
+
+def test_detections(model, features, golden, monkeypatch):
+    """Decoded boxes equal the official ones: pixels of the original image, metres, radians."""
+    head = model.box3d_head
+    monkeypatch.setattr(head, "score_threshold", -1.0)
+    affines = affines_of(golden, "full")
+    image_sizes = [(int(h), int(w)) for w, h in golden.arrays["calib/img_size"]]
+    with torch.no_grad():
+        detections = head.inference(
+            head(features), golden.cameras.warp(affines), affines, image_sizes
+        )
+    check_detections(golden, detections, image_sizes)
+    heat = golden.arrays["decode/dets"][..., 1]
+    sigmas = np.stack([image.pred_depth_sigma for image in detections])
+    scores = np.stack([image.scores for image in detections])
+    np.testing.assert_allclose(scores, heat * np.exp(-sigmas), rtol=1e-4)
