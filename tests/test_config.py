@@ -55,6 +55,20 @@ def test_gupnets_recipe():
     assert list(cfg.INPUT.FILTER.CLASSES) == [] and cfg.INPUT.FILTER.MAX_DEPTH > 1000
 
 
+def test_did_m3ds_recipe():
+    cfg = load_config(str(CONFIGS / "kitti" / "did_m3d_dla34_qi_depth.yaml"))
+    solver = cfg.SOLVER
+    assert (solver.OPTIMIZER, solver.BASE_LR, solver.IMS_PER_BATCH) == ("Adam", 1e-3, 16)
+    iterations_an_epoch = 3712 / solver.IMS_PER_BATCH
+    assert solver.MAX_ITER == 150 * iterations_an_epoch
+    assert solver.WARMUP_ITERS == 5 * iterations_an_epoch
+    assert [step / iterations_an_epoch for step in solver.STEPS] == [95, 125]
+    assert solver.TASK_LEARNING.ENABLED and solver.TASK_LEARNING.LENGTH == 140
+    assert cfg.INPUT.AUGMENTATION.CROP_DEPTH == "metric"
+    assert cfg.MODEL.BOX3D_HEAD.VISUAL_DEPTH == "object"
+    assert list(cfg.INPUT.FILTER.CLASSES) == [] and cfg.INPUT.FILTER.MAX_DEPTH > 1000
+
+
 def test_monocons_recipe():
     cfg = load_config(str(CONFIGS / "kitti" / "monocon_dla34_qi_depth.yaml"))
     assert (tuple(cfg.INPUT.SIZE), cfg.INPUT.RESIZE) == ((1248, 384), "pad")
@@ -140,6 +154,7 @@ def test_wrong_override(overrides, hints):
         ("SOLVER.TASK_LEARNING.WINDOW", "2"),
         ("SOLVER.TASK_LEARNING.PERIOD", "-1"),
         ("INPUT.RESIZE", "stretch"),
+        ("MODEL.BOX3D_HEAD.VISUAL_DEPTH", "lidar"),
         ("INPUT.AUGMENTATION.PHOTOMETRIC_FORM", "none"),
         ("SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "all"),
         ("MODEL.NECK.UPSAMPLE", "bilinear"),

@@ -18,7 +18,12 @@ from qiml.config import load_config
 from qiml.engine.checkpoint import TRAINING_ONLY
 from qiml.errors import CheckpointError, exit_on_error
 from qiml.io import atomic_path
-from qiml.modeling.official_weights import convert_gupnet, convert_monocon, convert_monodle
+from qiml.modeling.official_weights import (
+    convert_did_m3d,
+    convert_gupnet,
+    convert_monocon,
+    convert_monodle,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 LISTED = 10  # names a report lists of each kind
@@ -38,6 +43,9 @@ The checkpoint in MonoDLE's README (or one of DDML-M3DOD, with its object-depth 
 
 One of GUPNet, in its README (the mean sizes of its classes come along):
     $ python tools/convert_checkpoint.py --from gupnet checkpoint_epoch_140.pth weights/gupnet.pth
+
+One of DID-M3D, in its README, in the same way:
+    $ python tools/convert_checkpoint.py --from did_m3d checkpoint_epoch_150.pth weights/did_m3d.pth
 
 One of MonoCon, from 2gunsu/monocon-pytorch or Xianpeng919/MonoCon (classes and sizes change their order):
     $ python tools/convert_checkpoint.py --from monocon epoch_200.pth weights/monocon.pth
@@ -62,6 +70,7 @@ class Baseline:
 BASELINES = {
     "monodle": Baseline("configs/kitti/monodle_dla34.yaml", convert_monodle),
     "gupnet": Baseline("configs/kitti/gupnet_dla34.yaml", convert_gupnet),
+    "did_m3d": Baseline("configs/kitti/did_m3d_dla34.yaml", convert_did_m3d),
     "monocon": Baseline("configs/kitti/monocon_dla34.yaml", convert_monocon),
 }
 

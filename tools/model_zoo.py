@@ -45,6 +45,10 @@ PUBLISHED: dict[str, tuple[tuple[tuple[float, float, float], str], ...]] = {
         ((22.76, 16.46, 13.72), "paper, in GUPNet's README; trained on cars"),
         ((23.19, 16.23, 13.57), "GUPNet's README, its checkpoint of three classes"),
     ),
+    "did_m3d_dla34": (
+        ((22.98, 16.12, 14.03), "paper, in DID-M3D's README"),
+        ((25.38, 17.07, 14.06), "DID-M3D's README, its code; both with dense depth maps"),
+    ),
     "monocon_dla34": (
         ((26.33, 19.03, 16.00), "MonoCon's README, best run"),
         ((25.74, 18.92, 16.00), "MonoCon's README, mean of five runs"),

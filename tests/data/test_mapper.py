@@ -8,6 +8,7 @@ import torch
 
 from qiml.data.augmentation import evaluation_warp
 from qiml.data.catalog import register_datasets
+from qiml.data.depth_map import write_depth_map
 from qiml.data.kitti import KITTI_CLASSES, load_kitti_format
 from qiml.data.kitti_format import KITTIObjects
 from qiml.data.mapper import MonocularMapper
@@ -99,6 +100,38 @@ def test_pixels_are_where_the_targets_are(frame, augmentation):
         found = torch.stack([(weight * u).sum(), (weight * v).sum()]) / weight.sum()
         expected = result["instances"].gt_projected_centres[number].double()
         torch.testing.assert_close(found, expected, rtol=0, atol=0.06)
+
+
+@pytest.mark.parametrize("resize", ["fit", "pad"])
+@pytest.mark.parametrize("augmentation", AUGMENTATIONS)
+def test_dense_depth_is_where_the_pixels_are(frame, tmp_path, augmentation, resize):
+    """Each pixel of the map holds the depth of its place in the original; beyond that, nothing is known."""
+    depth = 20 + np.add.outer(np.arange(SIZE[1]) / 8, np.arange(SIZE[0]) / 16)
+    path = tmp_path / "depth.png"
+    write_depth_map(path, depth)
+    dense = {"dense_depth": True, "input_size": (320, 128) if resize == "pad" else INPUT}
+    result = sample({**frame, "depth_file_name": str(path)}, resize=resize, **dense, **augmentation)
+    found = result["dense_depth"].numpy()
+    assert found.shape == result["image"].shape[1:] and found.dtype == np.float32
+    v, u = np.indices(found.shape) + 0.5
+    (zoom, _, dx), (_, _, dy) = result["affine"].numpy()
+    x, y = (u - dx) / zoom, (v - dy) / zoom
+    if augmentation["flip"]:
+        x = SIZE[0] - x
+    inside = (abs(x - SIZE[0] / 2) < SIZE[0] / 2 - 3) & (abs(y - SIZE[1] / 2) < SIZE[1] / 2 - 3)
+    outside = (abs(x - SIZE[0] / 2) > SIZE[0] / 2 + 3) | (abs(y - SIZE[1] / 2) > SIZE[1] / 2 + 3)
+    assert inside.mean() > 0.3
+    expected = 20 + (y - 0.5) / 8 + (x - 0.5) / 16
+    np.testing.assert_allclose(found[inside], expected[inside], atol=0.03)
+    assert not found[outside].any()
+
+
+def test_dense_depth_only_where_asked_for(frame, tmp_path):
+    assert "dense_depth" not in sample({**frame, "depth_file_name": "nowhere.png"})
+    mapper = make_mapper(dense_depth=True)
+    with pytest.raises(DatasetError, match=r"without a dense depth map.*VISUAL_DEPTH"):
+        mapper.check(frame)
+    mapper.check({**frame, "depth_file_name": "somewhere.png"})
 
 
 def test_flip_mirrors_2d_boxes_and_headings(frame):

@@ -12,10 +12,13 @@ import numpy as np
 import pytest
 from shapely.geometry import Polygon
 
+from qiml.data.depth_map import read_depth_map
+from qiml.data.kitti import load_kitti_format
 from qiml.data.kitti_format import KITTIObjects, read_calibration, read_objects
 from qiml.data.synthetic import render_scene, write_dataset
 from qiml.data.synthetic import statistics as st
 from qiml.data.synthetic.bodies import BODIES, CAR_SHAPES
+from qiml.data.synthetic.depth import draw_depth
 from qiml.data.synthetic.footprints import paint_order
 from qiml.data.synthetic.layout import Ground, Item, Layout, Road
 from qiml.data.synthetic.looks import Light
@@ -49,14 +52,23 @@ def car(x, z, yaw=-math.pi / 2) -> Item:
     return stand("Car", "hatchback", (1.5, 1.65, 3.8), x, z, yaw)
 
 
+def lay_out(objects, scenery=(), size=SIZE, projection=PROJECTION):
+    ground, road = Ground(1.6, 0, 0, 0), Road(0, 0, 0, 5)
+    return Layout(size, projection, ground, road, list(objects), list(scenery))
+
+
 def draw(objects, scenery=(), size=SIZE, projection=PROJECTION):
     """The bodies on black, and their labels."""
-    ground, road = Ground(1.6, 0, 0, 0), Road(0, 0, 0, 5)
-    layout = Layout(size, projection, ground, road, list(objects), list(scenery))
+    layout = lay_out(objects, scenery, size, projection)
     black = np.zeros((size[1], size[0], 3), np.uint8)
     faces = collect_faces(layout, DAY, np.random.default_rng(0))
     image, visible = draw_bodies(black, layout, faces)
     return image, label_objects(layout.objects, visible, projection, size)
+
+
+def projected_pixel(point, projection=PROJECTION):
+    x, y, z = projection @ [*point, 1]
+    return x / z, y / z
 
 
 def projected_box(objects: KITTIObjects, index: int, projection: np.ndarray) -> np.ndarray:
@@ -144,6 +156,27 @@ class TestDataset:
         assert after.keys() == before.keys()
         assert after["training/image_2/000000.png"] != before["training/image_2/000000.png"]
 
+    def test_dense_depth_is_written_beside_the_same_frames(self, tmp_path):
+        plain, dense = tmp_path / "plain", tmp_path / "dense"
+        write_dataset(plain, 2, 1, (96, 48), workers=1)
+        write_dataset(dense, 2, 1, (96, 48), workers=1, dense_depth=True)
+        before, after = folder_contents(plain), folder_contents(dense)
+        names = {f"training/depth_dense/00000{index}.png" for index in range(3)}
+        assert after.keys() - before.keys() == names
+        assert all(after[name] == before[name] for name in before if name != "synthetic.json")
+        frame = render_scene(0, 1, (96, 48), dense_depth=True)
+        found = read_depth_map(dense / "training/depth_dense/000001.png", (96, 48))
+        np.testing.assert_allclose(found, frame.depth, atol=1 / 512)
+        frames = load_kitti_format(dense, "train")
+        assert [Path(f["depth_file_name"]).stem for f in frames] == ["000001", "000002"]
+        assert "depth_file_name" not in load_kitti_format(plain, "train")[0]
+
+        assert not write_dataset(dense, 2, 1, (96, 48), workers=1)  # it has all that is asked for
+        with pytest.raises(ConfigError, match=r"dense_depth None; .*dense_depth True"):
+            write_dataset(plain, 2, 1, (96, 48), workers=1, dense_depth=True)
+        with pytest.raises(ConfigError, match=r"num_val 1, dense_depth True; .*num_val 0"):
+            write_dataset(dense, 2, 0, (96, 48), workers=1)
+
     def test_a_foreign_folder_is_never_replaced(self, tmp_path):
         (tmp_path / "notes.txt").write_text("mine")
         with pytest.raises(ConfigError, match="something else than a synthetic dataset"):
@@ -158,6 +191,7 @@ class TestDataset:
             ({"workers": 0}, "workers: found 0"),
             ({"seed": -1}, "seed: found -1"),
             ({"size": (416, 8)}, "size: found 416x8"),
+            ({"style": "waymo", "dense_depth": True}, "style: found 'waymo' with dense depth"),
         ],
     )
     def test_numbers_out_of_range(self, tmp_path, change, message):
@@ -316,6 +350,36 @@ class TestDrawing:
                 assert ranks == sorted(ranks, reverse=True)
                 met += len(crossed) > 1
         assert met > 100
+
+    def test_depth_of_bodies_and_ground(self):
+        """A car's rear as far away as its label says; level ground where the rays meet it; then sky."""
+        layout = lay_out([car(0, 12.0)])
+        depth = draw_depth(layout, collect_faces(layout, DAY, np.random.default_rng(0)))
+        assert depth.shape == SIZE[::-1] and depth.dtype == np.float32
+        u, v = (int(x) for x in projected_pixel([0, 1.6 - 0.6, 12 - 1.9]))
+        assert depth[v, u] == pytest.approx(12 - 3.8 / 2, abs=0.3)
+        column, row = (int(x) for x in projected_pixel([3.0, 1.6, 9.0]))
+        assert depth[row, column] == pytest.approx(1.6 * 240 / (row + 0.5 - 60), rel=1e-3)
+        assert not depth[:60].any(axis=1)[:30].any()
+
+    def test_depth_of_bodies_lies_within_their_boxes(self):
+        """Wherever a body is shown, of every kind, and turned anyhow."""
+        for yaw in (-math.pi / 2, 0.4, 2.0):
+            for kind, bodies in BODY_CLASSES.items():
+                item = stand(kind, next(iter(bodies)), (1.6, 1.5, 3.0), 1.0, 10.0, yaw)
+                layout = lay_out([item])
+                faces = collect_faces(layout, DAY, np.random.default_rng(0))
+                changed = draw_depth(layout, faces) != draw_depth(layout, faces[[]])
+                found = draw_depth(layout, faces)[changed]
+                assert len(found) > 100
+                near, far = item.corners[:, 2].min(), item.corners[:, 2].max()
+                assert near - 0.05 < found.min() < near + 1.2 and found.max() < far + 0.05
+
+    def test_depth_hides_what_is_behind(self):
+        layout = lay_out([car(0, 20.0), car(0.2, 10.0)])
+        depth = draw_depth(layout, collect_faces(layout, DAY, np.random.default_rng(0)))
+        u, v = (int(x) for x in projected_pixel([0, 1.0, 18.1]))
+        assert depth[v, u] < 12
 
     def test_every_kind_of_body_can_be_drawn(self):
         used = {*itertools.chain.from_iterable(BODY_CLASSES.values())}

@@ -7,12 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from detectron2.engine import default_argument_parser
 from detectron2.utils.logger import setup_logger
 
 import train_net
+from qiml.data.depth_map import write_depth_map
 from qiml.data.kitti_format import KITTIObjects, read_objects
 from qiml.errors import exit_on_error
 
@@ -21,9 +23,11 @@ TINY = ROOT / "tests" / "tiny.yaml"
 CAR = "Car 0 0 0 100 20 160 70 1.5 1.6 3.9 1 1.5 10 0"
 
 # With the settings that its configs in configs/kitti give each.
+REGIONS = ["INPUT.AUGMENTATION.CROP_DEPTH", "metric", "SOLVER.TASK_LEARNING.ENABLED", True]
 HEADS = {
     "MonoDLEHead": [],
-    "GUPNetHead": ["INPUT.AUGMENTATION.CROP_DEPTH", "metric", "SOLVER.TASK_LEARNING.ENABLED", True],
+    "GUPNetHead": REGIONS,
+    "DIDM3DHead": [*REGIONS, "SOLVER.TASK_LEARNING.LENGTH", 140],
 }
 
 
@@ -229,6 +233,20 @@ def test_every_head_with_every_loss(datasets, train, output, head, metric, objec
     assert ("loss_metric" in logged, "loss_object_depth" in logged) == (metric, object_depth)
     weights = torch.load(output / "model_final.pth", weights_only=True)["model"]
     assert any(name.startswith("object_depth_head.") for name in weights) == object_depth
+
+
+def test_dense_depth_maps(datasets, train, fails, output):
+    """One key away; where a frame has none, the run does not start."""
+    dense = ["MODEL.BOX3D_HEAD.NAME", "DIDM3DHead", *REGIONS, "DATASETS.TEST", "()"]
+    dense += ["MODEL.BOX3D_HEAD.VISUAL_DEPTH", "dense", "SOLVER.MAX_ITER", 2]
+    maps = datasets / "kitti/training/depth_dense"
+    write_depth_map(maps / "000000.png", np.full((96, 320), 9.5))
+    message = fails(*dense)
+    assert message.startswith(f"{datasets}/kitti/training/image_2/000001.png: found")
+    assert "depth_dense/ID.png" in message
+    write_depth_map(maps / "000001.png", np.full((90, 300), 9.5))
+    train(*dense)
+    assert all(np.isfinite(line["loss_depth"]) for line in metrics(output))
 
 
 def test_seed_alone_decides(datasets, train, output):

@@ -8,7 +8,7 @@ from qiml.engine.descriptors import collect_descriptors
 from qiml.engine.trainer import Trainer
 from qiml.errors import ConfigError, DatasetError
 
-HEADS = ["MonoDLEHead", "GUPNetHead", "MonoConHead"]
+HEADS = ["MonoDLEHead", "GUPNetHead", "DIDM3DHead", "MonoConHead"]
 NO_AUGMENTATION = ["INPUT.AUGMENTATION.FLIP", 0.0, "INPUT.AUGMENTATION.CROP", 0.0]
 
 
@@ -29,7 +29,8 @@ def make(kitti_folder, tiny_config):
 
 @pytest.mark.parametrize("metric", [False, True], ids=["", "qi"])
 @pytest.mark.parametrize(
-    ("head", "descriptor"), [*((head, "neck") for head in HEADS), ("GUPNetHead", "roi")]
+    ("head", "descriptor"),
+    [*((head, "neck") for head in HEADS), ("GUPNetHead", "roi"), ("DIDM3DHead", "roi")],
 )
 def test_every_head(make, head, descriptor, metric):
     cfg, model, name = make(

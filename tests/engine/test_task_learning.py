@@ -170,9 +170,9 @@ class Run:
             pass
 
 
-def run_hook(losses):
+def run_hook(losses, length=0):
     """History and weights after steps with these losses (steps, tasks)."""
-    hook = TaskLearning(Step(), GRAPH, batch_size=1, period=2, window=3)
+    hook = TaskLearning(Step(), GRAPH, batch_size=1, period=2, window=3, length=length)
     hook.trainer = Run()
     for iteration, values in enumerate(losses):
         hook.trainer.iter = iteration
@@ -180,6 +180,16 @@ def run_hook(losses):
         hook.step.losses = dict(zip(GRAPH, values, strict=True))
         hook.after_step()
     return hook.history, hook.step.loss_weights
+
+
+def test_length_can_be_another_than_the_runs():
+    losses = worker_losses(0)
+    history, weights = run_hook(losses, length=7)
+    _, of_the_run = run_hook(losses)
+    for num_epochs, found in ((7, weights), (Run.max_iter / 2, of_the_run)):
+        expected = task_weights(GRAPH, history, num_epochs, window=3).tolist()
+        assert list(found.values()) == expected
+    assert weights != of_the_run
 
 
 def worker_losses(rank):

@@ -54,7 +54,7 @@ def _worker(rank, config):
     return first_step(load_config_text(config))
 
 
-@pytest.mark.parametrize("head", ["MonoDLEHead", "GUPNetHead", "MonoConHead"])
+@pytest.mark.parametrize("head", ["MonoDLEHead", "GUPNetHead", "DIDM3DHead", "MonoConHead"])
 @pytest.mark.parametrize(
     "size, empty", [(2, 0), (3, 3)], ids=["even", "uneven, some without objects"]
 )

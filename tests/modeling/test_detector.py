@@ -17,9 +17,9 @@ HEAD_LOSSES = {
 }  # fmt: skip
 
 
-@pytest.fixture(params=["MonoDLEHead", "GUPNetHead"])
+@pytest.fixture(params=["MonoDLEHead", "GUPNetHead", "DIDM3DHead"])
 def make_detector(tiny_config, request):
-    """With either head, whose losses have the same names."""
+    """With any of these heads, whose losses have the same names."""
 
     def make(*overrides):
         torch.manual_seed(0)
@@ -65,7 +65,7 @@ def assert_same(detections, expected):
             assert torch.equal(*pair), name
 
 
-@pytest.mark.parametrize("head", ["MonoDLEHead", "GUPNetHead", "MonoConHead"])
+@pytest.mark.parametrize("head", ["MonoDLEHead", "GUPNetHead", "DIDM3DHead", "MonoConHead"])
 def test_eval_model_is_the_same_with_and_without_the_losses(
     make_detector, make_batch, tiny_config, tmp_path, head
 ):
@@ -154,9 +154,13 @@ def test_losses_and_gradients_are_finite(make_detector, make_batch, kitti_folder
         assert losses["loss_metric"] == 0
         assert losses["loss_heading"] > 0 and losses["loss_size_2d"] > 0
     elif kind == "ordinary":
-        for name in ("object_depth_head", "box3d_head.depth", "box3d_head.size_3d", "neck"):
+        for name in ("object_depth_head", "box3d_head.size_3d", "neck", *depth_branches(model)):
             parameters = model.get_submodule(name).parameters()
             assert all(p.grad.any() for p in parameters), name
+
+
+def depth_branches(model):
+    return [f"box3d_head.{n}" for n, _ in model.box3d_head.named_children() if "depth" in n]
 
 
 def test_metric_loss_alone_reaches_the_neck_and_no_head(make_detector, make_batch):
@@ -202,13 +206,14 @@ def test_crops_that_keep_metric_depth_show_the_losses_the_depth_that_they_show(
     assert set(painted.unique().tolist()) <= {0, *objects.gt_apparent_depth.tolist()}
 
 
-def test_descriptors_of_regions(tiny_config, make_batch):
+@pytest.mark.parametrize("head", ["GUPNetHead", "DIDM3DHead"])
+def test_descriptors_of_regions(tiny_config, make_batch, head):
     """By one key, with a head that has them; their gradient reaches the neck, and no head."""
     roi = ["MODEL.QUASI_ISOMETRIC.DESCRIPTOR", "roi"]
     with pytest.raises(ConfigError, match=r"DESCRIPTOR: found 'roi' with .*MonoDLEHead"):
         Trainer.build_model(tiny_config(*roi))
     model = Trainer.build_model(
-        tiny_config(*roi, "MODEL.BOX3D_HEAD.NAME", "GUPNetHead", "MODEL.QUASI_ISOMETRIC.B", 0.0)
+        tiny_config(*roi, "MODEL.BOX3D_HEAD.NAME", head, "MODEL.QUASI_ISOMETRIC.B", 0.0)
     )
     descriptors = []
     model.metric_loss.register_forward_pre_hook(lambda _, inputs: descriptors.append(inputs[0]))

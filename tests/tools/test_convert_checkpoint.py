@@ -137,7 +137,8 @@ def test_objects_of_the_official_code_are_left_out(states, convert, monkeypatch)
 
 
 @pytest.mark.parametrize(
-    ("name", "other"), [("monodle", "monocon"), ("monocon", "gupnet"), ("gupnet", "monodle")]
+    ("name", "other"),
+    [("monodle", "monocon"), ("monocon", "gupnet"), ("gupnet", "did_m3d"), ("did_m3d", "monodle")],
 )
 def test_checkpoint_of_another_model(states, convert, capsys, name, other):
     message = fails(convert, states[other], name)
@@ -218,4 +219,7 @@ def test_help():
         capture_output=True, text=True, env={"PYTHONPATH": str(ROOT / "projects/QIML")},
     )  # fmt: skip
     assert result.returncode == 0
-    assert "--from {monodle,gupnet,monocon}" in result.stdout and "--eval-only" in result.stdout
+    assert (
+        "--from {monodle,gupnet,did_m3d,monocon}" in result.stdout
+        and "--eval-only" in result.stdout
+    )

@@ -4,7 +4,6 @@ import functools
 import json
 import multiprocessing
 import shutil
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from types import ModuleType
@@ -41,7 +40,8 @@ def write_dataset(
     same call goes on where it stopped.
 
     Args:
-        root: folder to make. One that is complete, with the same settings, is left as it is.
+        root: folder to make. One that is complete, with the same settings, is left as it is; depth maps that
+            are not asked for are no other setting.
         num_train, num_val: number of frames of the two splits.
         size: image width and height in pixels.
         seed: of the dataset; frames are those of `render_scene(seed, index, size, camera)`.
@@ -77,8 +77,7 @@ def write_dataset(
     if partial.exists() and _read_settings(partial) != settings:
         shutil.rmtree(partial)
     atomic_write_text(partial / SETTINGS_FILE, json.dumps(settings, indent=2) + "\n")
-    write = functools.partial(STYLES[style].write_frame, partial, size, seed, **options)
-    _draw_frames(STYLES[style], partial, num_train + num_val, write, workers)
+    _draw_frames(STYLES[style], partial, num_train + num_val, size, seed, workers, **options)
     STYLES[style].write_splits(partial, num_train, num_val)
     if root.exists():
         shutil.rmtree(root)
@@ -124,10 +123,11 @@ def _is_complete(root: Path, settings: dict, overwrite: bool) -> bool:
             expected="a folder that does not exist yet",
             mend="choose another folder (--out)",
         )
-    if present == settings:
+    if present in (settings, {**settings, "dense_depth": True}):
         return True
     if not overwrite:
-        differing = [key for key in settings if present.get(key) != settings[key]]
+        keys = {**settings, **present}
+        differing = [key for key in keys if present.get(key) != settings.get(key)]
         raise ConfigError(
             root,
             found=f"a synthetic dataset with {_describe(present, differing)}",
@@ -151,9 +151,16 @@ def _read_settings(root: Path) -> dict | None:
 
 
 def _draw_frames(
-    style: ModuleType, root: Path, count: int, write: Callable[[int], None], workers: int
+    style: ModuleType,
+    root: Path,
+    count: int,
+    size: tuple[int, int],
+    seed: int,
+    workers: int,
+    **options: bool,
 ) -> None:
     missing = [index for index in range(count) if not style.last_file(root, index).exists()]
+    write = functools.partial(style.write_frame, root, size, seed, **options)
     # "spawn": a fork of a process with running threads (PyTorch's, OpenCV's) may hang.
     pool = ProcessPoolExecutor(
         workers,
@@ -164,7 +171,7 @@ def _draw_frames(
     try:
         written = pool.map(write, missing, chunksize=8)
         progress = {"total": count, "initial": count - len(missing), "unit": "frame"}
-        for _ in tqdm(written, desc="drawing", **progress):
+        for _ in tqdm(written, desc=f"drawing {size[0]}x{size[1]}", **progress):
             pass
     finally:
         pool.shutdown(cancel_futures=True)
