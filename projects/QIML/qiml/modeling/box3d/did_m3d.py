@@ -98,9 +98,10 @@ class DIDM3DHead(RegionHead):
 
     def read(self, raw: Mapping[str, Tensor], regions: Regions) -> DIDM3DObjects:
         grid = {name: raw[name].squeeze(1) for name in GRID_CHANNELS}
-        # An object looks as large in a crop that magnifies it as another that is nearer.
-        magnified = regions.height.clamp(min=1.0) / regions.original_height
-        grid["visual_depth"] = torch.exp(-grid["visual_depth"]) * magnified[:, None, None]
+        # An object looks as large in a crop that magnifies it as another that is nearer. The official code
+        # has the ratio of the predicted box's heights in both images, each at least a pixel: the same number,
+        # but for smaller boxes, which it draws to the height that suits the depth.
+        grid["visual_depth"] = torch.exp(-grid["visual_depth"]) * regions.zoom[:, None, None]
         return DIDM3DObjects(
             **grid,
             dimensions=self.mean_sizes[regions.classes] + raw["size_3d"],

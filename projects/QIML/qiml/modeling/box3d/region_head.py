@@ -66,14 +66,9 @@ class Regions:
         return self.affines[:, 1, 1]
 
     @property
-    def height(self) -> Tensor:
-        """(M,) pixels of the input."""
-        return self.boxes[:, 3] - self.boxes[:, 1]
-
-    @property
     def original_height(self) -> Tensor:
         """(M,) pixels of the original image; less than one counts as one."""
-        return (self.height / self.zoom).clamp(min=1.0)
+        return ((self.boxes[:, 3] - self.boxes[:, 1]) / self.zoom).clamp(min=1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
