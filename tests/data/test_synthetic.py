@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from shapely.geometry import Polygon
 
 from qiml.data.depth_map import read_depth_map
@@ -23,9 +24,10 @@ from qiml.data.synthetic.footprints import paint_order
 from qiml.data.synthetic.layout import Ground, Item, Layout, Road
 from qiml.data.synthetic.looks import Light
 from qiml.data.synthetic.placement import SCENERY, sample_layout
-from qiml.data.synthetic.render import collect_faces, draw_bodies
+from qiml.data.synthetic.render import Faces, collect_faces, draw_bodies
 from qiml.data.synthetic.scene import label_objects
 from qiml.errors import ConfigError
+from qiml.structures.camera import Camera
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZE = (416, 128)
@@ -374,6 +376,25 @@ class TestDrawing:
                 assert len(found) > 100
                 near, far = item.corners[:, 2].min(), item.corners[:, 2].max()
                 assert near - 0.05 < found.min() < near + 1.2 and found.max() < far + 0.05
+
+    def test_depth_of_a_slanted_face(self):
+        """Every pixel of it, back-projected, lies in its plane, z = 10 + x / 2."""
+        corners = np.array([(-4, -1, 8), (4, -1, 12), (4, 1, 12), (-4, 1, 8)], float)[None]
+        projection = PROJECTION + np.outer([40, 9, 0.1], [0, 0, 0, 1])
+        faces = Faces(corners, np.zeros((1, 3)), np.zeros(1, int))
+        layout = lay_out([], projection=projection)
+        depth = draw_depth(layout, faces)
+        shown = depth != draw_depth(layout, faces[[]])
+        assert shown.sum() > 4000
+        rows, columns = np.nonzero(shown)
+        pixels = torch.from_numpy(np.stack([columns, rows], axis=1) + 0.5)
+        seen = torch.from_numpy(depth[shown]).double()
+        points = Camera(torch.from_numpy(projection)).back_project(pixels, seen)
+        inside = (
+            points[:, 0].abs() < 3.9
+        )  # beside the outline, within a pixel, depth is the corner's
+        assert inside.sum() > 4000
+        assert (points[:, 2] - 10 - points[:, 0] / 2)[inside].abs().max() < 1e-3
 
     def test_depth_hides_what_is_behind(self):
         layout = lay_out([car(0, 20.0), car(0.2, 10.0)])
