@@ -36,7 +36,7 @@ QUICKSTART = "configs/quickstart.yaml"
 FULL_SIZE = "configs/kitti/monodle_dla34_qi_depth.yaml"
 GOLDEN_SCENES = Path("tests/golden/kitti_random_scenes.tar.gz")
 AUXILIARY = ("MODEL.OBJECT_DEPTH.ENABLED", "MODEL.QUASI_ISOMETRIC.ENABLED")
-HEADS = ("MonoDLEHead", "GUPNetHead", "MonoConHead")
+HEADS = ("MonoDLEHead", "GUPNetHead", "DIDM3DHead", "MonoConHead")
 
 
 @dataclass(frozen=True)
