@@ -107,9 +107,9 @@ def golden_model():
     def load(name: str) -> GoldenModel:
         spec = json.loads((GOLDEN_MODELS / f"{name}.json").read_text())
         arrays = dict(np.load(GOLDEN_MODELS / f"{name}.npz"))
-        kept = set(spec["kept"])
+        kept = {key: f"kept/{key}" for key in spec["kept"]} | spec.get("kept_as", {})
         state = {
-            key: torch.tensor(arrays[f"kept/{key}"] if key in kept else _weight(key, shape, spec))
+            key: torch.tensor(arrays[kept[key]] if key in kept else _weight(key, shape, spec))
             for key, shape, _ in spec["state"]
         }
         images = np.random.default_rng([7, spec["salt"]]).normal(size=(2, 3, 96, 320))

@@ -1,4 +1,4 @@
-"""GUPNet equals the official code: outputs, second stage, losses, gradients, detections, task weights."""
+"""GUPNet, and DEVIANT with its heads, equal the official code: outputs, losses, gradients, detections, task weights."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,12 @@ from qiml.losses.focal import heatmap_focal_loss
 from qiml.modeling.box3d.centre_head import CentrePredictions, box2d_losses
 from qiml.modeling.box3d.gupnet import REGRESSION_CHANNELS, ROI_CHANNELS, GUPNetHead
 from qiml.modeling.decode import find_peaks
-from qiml.modeling.official_weights import convert_gupnet, rename_gupnet
+from qiml.modeling.official_weights import (
+    convert_deviant,
+    convert_gupnet,
+    rename_deviant,
+    rename_gupnet,
+)
 from qiml.modeling.roi_features import coordinate_maps, pool_regions
 from qiml.structures.boxes3d import wrap_angle
 from qiml.structures.camera import Camera
@@ -25,14 +30,36 @@ OFFICIAL_TERMS = {
 }
 
 
-@pytest.fixture(scope="module")
-def golden(golden_model):
-    return golden_model("gupnet")
+CODES = {
+    "gupnet": (convert_gupnet, rename_gupnet, ()),
+    "deviant": (
+        convert_deviant,
+        rename_deviant,
+        ("MODEL.BACKBONE.NAME", "SteerableDLA", "MODEL.BACKBONE.STEERABLE.OFFICIAL", True),
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=CODES)
+def code(request):
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def model(golden, official_detector):
-    return official_detector(convert_gupnet(golden.state), "MODEL.BOX3D_HEAD.NAME", "GUPNetHead")
+def golden(golden_model, code):
+    return golden_model(code)
+
+
+@pytest.fixture(scope="module")
+def rename(code):
+    return CODES[code][1]
+
+
+@pytest.fixture(scope="module")
+def model(golden, official_detector, code):
+    convert, _, changes = CODES[code]
+    head = ("MODEL.BOX3D_HEAD.NAME", "GUPNetHead")
+    return official_detector(convert(golden.state), *head, *changes)
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +209,7 @@ def test_whole_loss_renders_the_golden_heatmap(model, features, golden, targets)
     assert total.item() == pytest.approx(float(golden.arrays["loss/total"]), rel=1e-4)
 
 
-def test_train_mode(model, golden, targets, train_mode, relative_error):
+def test_train_mode(model, golden, targets, train_mode, relative_error, rename):
     """Loss terms, outputs, and the running statistics after one pass."""
     with train_mode(model), torch.no_grad():
         head = model.box3d_head
@@ -206,12 +233,12 @@ def test_train_mode(model, golden, targets, train_mode, relative_error):
         assert relative_error(value, golden.arrays[f"train/{name}"]) < 1e-3, name
     names, expected = (golden.arrays[f"train/bn_after/{x}"] for x in ("names", "norm_sum"))
     for name, (norm, total) in zip(names, expected, strict=True):
-        if (ours := rename_gupnet(str(name))) is not None:
+        if (ours := rename(str(name))) is not None:
             assert after[ours].norm().item() == pytest.approx(norm, rel=1e-3), name
             assert after[ours].sum().item() == pytest.approx(total, rel=1e-3, abs=1e-3 * norm), name
 
 
-def test_gradients(model, golden, targets, raw, monkeypatch):
+def test_gradients(model, golden, targets, raw, monkeypatch, rename):
     """Of the total at the neck, at every raw output and at every parameter."""
     model.zero_grad()
     head = model.box3d_head
@@ -234,27 +261,27 @@ def test_gradients(model, golden, targets, raw, monkeypatch):
         assert gradient.norm().item() == pytest.approx(norm, rel=1e-4), name
         assert gradient.sum().item() == pytest.approx(total, abs=1e-3 * norm), name
         assert gradient.abs().max().item() == pytest.approx(largest, rel=1e-4), name
-    check_parameter_gradients(model, golden)
+    check_parameter_gradients(model, golden, rename)
     model.zero_grad()
 
 
-def check_parameter_gradients(model, golden):
+def check_parameter_gradients(model, golden, rename):
     parameters = dict(model.named_parameters())
     names = golden.arrays["param_grad/names"]
     assert len(names) == len(parameters)
     for name, (norm, _) in zip(names, golden.arrays["param_grad/norm_sum"], strict=True):
-        gradient = parameters[rename_gupnet(str(name))].grad
+        gradient = parameters[rename(str(name))].grad
         assert gradient.norm().item() == pytest.approx(norm, rel=1e-3, abs=1e-6), name
 
 
-def test_gradients_as_training_takes_them(model, golden, targets):
+def test_gradients_as_training_takes_them(model, golden, targets, rename):
     """With the 2D branches computed at objects only."""
     model.zero_grad()
     features = model.neck(model.backbone(golden.images))
     features.retain_grad()
     sum(model.box3d_head.losses(model.box3d_head(features), targets).values()).backward()
     assert features.grad.norm().item() == pytest.approx(golden.arrays["grad/feat_up"][0], rel=1e-4)
-    check_parameter_gradients(model, golden)
+    check_parameter_gradients(model, golden, rename)
     model.zero_grad()
 
 

@@ -85,8 +85,16 @@ def _add_model(cfg: CN) -> None:
     cfg.MODEL.BACKBONE.PRETRAINED = True
     # A local file with the backbone's weights instead; "" for none.
     cfg.MODEL.BACKBONE.WEIGHTS = ""
-    # Further arguments of the timm model, such as `channels` and `stem_width` of a thin ResNet.
+    # Further arguments of the timm model, such as `channels` and `stem_width` of a thin ResNet; null takes
+    # one of a base config away.
     cfg.MODEL.BACKBONE.TIMM_OPTIONS = CN(new_allowed=True)
+    # "SteerableDLA" (DEVIANT) as MODEL.BACKBONE.NAME: a timm DLA with scale-equivariant convolutions.
+    cfg.MODEL.BACKBONE.STEERABLE = CN()
+    # Widths in pixels of the Gaussians under its kernels, smallest first.
+    cfg.MODEL.BACKBONE.STEERABLE.SCALES = (0.83, 0.9, 1.0)
+    # Kernels and the conversion of ordinary weights as in DEVIANT's code: docs/configs.md tells the
+    # difference, and what it was chosen by. Checkpoints are not concerned: they bring their own kernels.
+    cfg.MODEL.BACKBONE.STEERABLE.OFFICIAL = False
 
     cfg.MODEL.NECK = CN()
     # "learned": depthwise transposed convolutions that start bilinear (the official models);

@@ -135,12 +135,18 @@ def _load_body_weights(body: torch.nn.Module, name: str, path: str) -> None:
     body.load_state_dict({key: state[key] for key in body.state_dict()})
 
 
+def timm_arguments(cfg) -> dict[str, Any]:
+    """Arguments of :class:`TimmBackbone` in MODEL.BACKBONE."""
+    backbone = cfg.MODEL.BACKBONE
+    return {
+        "name": backbone.TIMM_NAME,
+        "pretrained": backbone.PRETRAINED,
+        "weights": backbone.WEIGHTS,
+        "options": {k: v for k, v in backbone.TIMM_OPTIONS.items() if v is not None},
+    }
+
+
 @BACKBONE_REGISTRY.register()
 def build_timm_backbone(cfg, input_shape: ShapeSpec) -> TimmBackbone:
     """Backbone of MODEL.BACKBONE; `input_shape` is RGB by construction."""
-    return TimmBackbone(
-        cfg.MODEL.BACKBONE.TIMM_NAME,
-        pretrained=cfg.MODEL.BACKBONE.PRETRAINED,
-        weights=cfg.MODEL.BACKBONE.WEIGHTS,
-        options=cfg.MODEL.BACKBONE.TIMM_OPTIONS,
-    )
+    return TimmBackbone(**timm_arguments(cfg))

@@ -104,6 +104,31 @@ def _convert(state: Mapping[str, Tensor], rules: Rules) -> dict[str, Tensor]:
     return renamed
 
 
+# --- DEVIANT
+
+
+def rename_deviant(name: str) -> str | None:
+    """Our name of an entry of DEVIANT's state dict, with GUPNet's heads; None for one that is not used.
+
+    Raises:
+        KeyError: the name is not DEVIANT's.
+    """
+    # Its wrappers around whatever has scales.
+    return rename_gupnet(re.sub(r"\.extra\d", "", name))
+
+
+def convert_deviant(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Official state dict, with class mean sizes and steerable bases in it, to ours."""
+    renamed = {rename_deviant(name): value for name, value in state.items()}
+    renamed.pop(None, None)
+    # A convolution has as many dimensions for interscale weights, of which there is one.
+    within_trees = re.compile(r"backbone\..*\.conv[12]\.weight")
+    return {
+        name: value.flatten(2) if within_trees.fullmatch(name) else value
+        for name, value in renamed.items()
+    }
+
+
 # --- MonoCon
 
 _MONOCON_BRANCHES = {
