@@ -1,4 +1,7 @@
-"""GUPNet, and DEVIANT with its heads, equal the official code: outputs, losses, gradients, detections, task weights."""
+"""GUPNet, and DEVIANT with its heads, equal the official code.
+
+Outputs, second stage, losses, gradients, detections, task weights.
+"""
 
 import numpy as np
 import pytest

@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 NEIGHBOUR_CORRELATION = 0.7
-"""Of what convolutions see at neighbouring pixels, measured in a trained detector: 0.97 in the image, 0.7 after
-the first layer, 0.4 after the last."""
+"""Of what convolutions see at neighbouring pixels. Measured in a trained detector: 0.97 in the image, 0.7
+after the first layer, 0.4 after the last."""
 
 
 def lift(x: Tensor, num_scales: int) -> Tensor:
@@ -36,30 +36,54 @@ def max_over_scales(x: Tensor, num_scales: int) -> Tensor:
 
 
 def hermite_basis(
-    kernel_size: int, scales: Sequence[float], order: int, *, normalised: bool = True
+    kernel_size: int, scales: Sequence[float], order: int, *, official: bool = False
 ) -> Tensor:
     """Products of Hermite polynomials of degree < `order` in x and y, under Gaussians of every scale.
 
+    Kernels are too small for them: at the border of 5 pixels, x² − 1 under a Gaussian of σ = 1 is still
+    40 % of what it is in the middle. So they are not cut off there, but replaced by what answers most like
+    them; and every function has norm 1 at the smallest scale.
+
     Args:
-        kernel_size: side K of the kernels, odd. Smaller scales may leave a border of zeros.
+        kernel_size: side K of the kernels, odd.
         scales: widths σ of the Gaussians in pixels, smallest first.
         order: number of polynomials in each direction.
-        normalised: every function has norm 1 at the smallest scale.
+        official: cut off, smaller scales perhaps a pixel earlier; and not normalised.
 
     Returns:
         (order², S, K, K) float32.
     """
-    basis = np.zeros((order, order, len(scales), kernel_size, kernel_size))
-    for index, scale in enumerate(scales):
-        reach = int(kernel_size * scale / max(scales)) // 2
-        x = np.arange(-reach, reach + 1) / scale
-        polynomials = np.polynomial.hermite_e.hermevander(x, order - 1)
-        functions = polynomials * np.exp(-(x[:, None] ** 2) / 2) / scale
-        inside = slice(kernel_size // 2 - reach, kernel_size // 2 + reach + 1)
-        basis[:, :, index, inside, inside] = np.einsum("xi,yj->ijyx", functions, functions)
-    if normalised:
+    lines = np.zeros((len(scales), kernel_size, order))
+    for line, scale in zip(lines, scales, strict=True):
+        if official:
+            reach = int(kernel_size * scale / max(scales)) // 2
+            inside = slice(kernel_size // 2 - reach, kernel_size // 2 + reach + 1)
+            x = np.arange(-reach, reach + 1) / scale
+            polynomials = np.polynomial.hermite_e.hermevander(x, order - 1)
+            line[inside] = polynomials * np.exp(-(x[:, None] ** 2) / 2) / scale
+        else:
+            line[:] = _closest_answers(kernel_size, scale, order)
+    basis = np.einsum("sxi,syj->ijsyx", lines, lines)
+    if not official:
         basis /= np.linalg.norm(basis[:, :, :1], axis=(3, 4), keepdims=True)
     return torch.tensor(basis.reshape(order**2, *basis.shape[2:]), dtype=torch.float32)
+
+
+def _closest_answers(kernel_size: int, scale: float, order: int) -> np.ndarray:
+    """Kernels (K, order) of a line that answer most like the whole, continuous Hermite functions.
+
+    Least squares over the frequencies of lines whose neighbouring pixels correlate.
+    """
+    omega = np.linspace(-np.pi, np.pi, 4096, endpoint=False)[:, None]
+    amplitude = np.abs(1 - NEIGHBOUR_CORRELATION * np.exp(1j * omega)) ** -1
+    # Of a Hermite function of degree n the Fourier transform is (−iω)ⁿ times that of the Gaussian.
+    wanted = (-1j * scale * omega) ** np.arange(order) * np.exp(-((scale * omega) ** 2) / 2)
+    wanted *= np.sqrt(2 * np.pi)
+    kernels = np.exp(-1j * omega * (np.arange(kernel_size) - kernel_size // 2))
+    kernels, wanted = (
+        np.concatenate([y.real, y.imag]) for y in (kernels * amplitude, wanted * amplitude)
+    )
+    return np.linalg.lstsq(kernels, wanted, rcond=None)[0]
 
 
 def fit_answers(kernel: Tensor, basis: Tensor) -> Tensor:
@@ -102,8 +126,8 @@ class SteerableConv2d(nn.Module):
         size: its k.
         scales: widths of the Gaussians in pixels, smallest first.
         lifting: the input has no scales: (B, C, H, W) instead of (S·B, C, H, W).
-        official: a basis as in DEVIANT's code, whose functions differ in norm, of 7×7 weights by a factor of
-            660; otherwise normalised, as its authors have it. A checkpoint brings its own basis.
+        official: kernels, and their fit to ordinary ones, as in DEVIANT's code. A checkpoint brings its own
+            basis.
     """
 
     def __init__(
@@ -121,7 +145,7 @@ class SteerableConv2d(nn.Module):
         super().__init__()
         self.size, self.stride, self.groups = size, stride, groups
         self.lifting, self.official = lifting, official
-        basis = hermite_basis(size + 2, scales, size, normalised=not official)
+        basis = hermite_basis(size + 2, scales, size, official=official)
         self.register_buffer("basis", basis)
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, size**2))
         self._kept: tuple | None = None
@@ -142,13 +166,12 @@ class SteerableConv2d(nn.Module):
         """(S·B, C, H, W), or (B, C, H, W) to be lifted, to (S·B, C', H', W')."""
         kernels = self.kernels()
         parts = [x] * len(kernels) if self.lifting else x.chunk(len(kernels))
+        return torch.cat([self.answer(y, k) for y, k in zip(parts, kernels, strict=True)])
+
+    def answer(self, x: Tensor, kernel: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, C', H', W') by one of :meth:`kernels`."""
         padding = self.basis.shape[-1] // 2
-        return torch.cat(
-            [
-                F.conv2d(part, kernel, None, self.stride, padding, groups=self.groups)
-                for part, kernel in zip(parts, kernels, strict=True)
-            ]
-        )
+        return F.conv2d(x, kernel, None, self.stride, padding, groups=self.groups)
 
     def kernels(self) -> list[Tensor]:
         """The kernel (O, I, K, K) of every scale.

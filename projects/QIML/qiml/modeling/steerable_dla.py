@@ -1,15 +1,16 @@
-"""DEVIANT's backbone: a DLA that knows how its features change when an object comes nearer.
+"""DEVIANT's backbone: a DLA whose features follow when an object comes nearer.
 
-    image ─ base_layer ─ level0 ─ level1 ─ level2 ─ … ─ level5       each: lift, layers on all scales, largest
-                                                                     answer of the scales
+    image ─ base_layer ─ level0 ─ level1 ─ level2 ─ … ─ level5     each on all scales at once; on goes the
+                                                                   largest answer of the scales
 
-An object at half the distance is seen twice as large. With steerable convolutions its features are, up to the
-reach of the scales, those of the farther object at twice the size, instead of whatever the network has learnt.
+An object at half the distance is seen at twice the size. With steerable convolutions its features are, as far
+as the scales reach, those of the farther object at twice the size; others have to learn that.
 
-Source: Kumar et al., DEVIANT: Depth EquiVarIAnt NeTwork for Monocular 3D Object Detection (ECCV 2022); official
-code `lib/projective/projective_utils.py` ("max_scale_after_dla34_layer").
+Source: Kumar et al., DEVIANT: Depth EquiVarIAnt NeTwork for Monocular 3D Object Detection (ECCV 2022);
+official code `lib/projective/projective_utils.py` ("max_scale_after_dla34_layer").
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -67,12 +68,18 @@ class SteerableDLA(TimmBackbone):
         """(B, 3, H, W) normalised image to {"stride4": (B, C4, H/4, W/4), …}."""
         x, maps = image, []
         for layer in self.body.values():
-            if isinstance(layer, DlaTree):
-                x = self._tree(layer, x)
-            else:
-                x = max_over_scales(layer(x), self.num_scales)
+            x = self._tree(layer, x) if isinstance(layer, DlaTree) else self._lifting(layer, x)
             maps.append(x)
         return dict(zip(self._out_features, maps[-len(self._out_features) :], strict=True))
+
+    def _lifting(self, layer: nn.Sequential, x: Tensor) -> Tensor:
+        """Convolution, norm and ReLU on all scales of one map, and their largest answer."""
+        if self.training:  # the norm's statistics are those of all scales
+            return max_over_scales(layer(x), self.num_scales)
+        # One after the other: these maps are large.
+        convolution, rest = layer[0], layer[1:]
+        answers = (rest(convolution.answer(x, kernel)) for kernel in convolution.kernels())
+        return functools.reduce(torch.maximum, answers)
 
     def _tree(self, tree: DlaTree, x: Tensor, children: Sequence[Tensor] = ()) -> Tensor:
         """What timm's tree does, all scales at once in its innermost trees and the largest after each."""
