@@ -121,6 +121,12 @@ def golden_model():
 
 
 @pytest.fixture(scope="session")
+def golden_weight():
+    """Function (name, shape, rule) -> an official model's weight by that rule."""
+    return _weight
+
+
+@pytest.fixture(scope="session")
 def official_detector():
     """Function (converted weights, KEY, VALUE, …) -> the detector of that config with them, in eval mode."""
 
