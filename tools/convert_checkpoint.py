@@ -19,11 +19,13 @@ from qiml.engine.checkpoint import TRAINING_ONLY
 from qiml.errors import CheckpointError, exit_on_error
 from qiml.io import atomic_path
 from qiml.modeling.official_weights import (
+    convert_deviant,
     convert_did_m3d,
     convert_gupnet,
     convert_monocon,
     convert_monodle,
 )
+from qiml.modeling.steerable_dla import steer_state
 
 ROOT = Path(__file__).resolve().parents[1]
 LISTED = 10  # names a report lists of each kind
@@ -50,6 +52,13 @@ One of DID-M3D, in its README, in the same way:
 One of MonoCon, from 2gunsu/monocon-pytorch or Xianpeng919/MonoCon (classes and sizes change their order):
     $ python tools/convert_checkpoint.py --from monocon epoch_200.pth weights/monocon.pth
 
+One of DEVIANT, in its README (the steerable bases come along, too):
+    $ python tools/convert_checkpoint.py --from deviant checkpoint_epoch_140 weights/deviant.pth
+
+A steerable backbone, as DEVIANT's, in place of an ordinary one, to train on from; here of a checkpoint of
+ours with GUPNet's head, though official ones will do as well:
+    $ python tools/convert_checkpoint.py --from gupnet --steerable model_final.pth weights/steerable.pth
+
 Then evaluate it:
     $ python train_net.py --config-file configs/kitti/monocon_dla34.yaml --eval-only \\
           MODEL.WEIGHTS weights/monocon.pth
@@ -67,11 +76,14 @@ class Baseline:
     convert: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 
 
+OUR_NAMES = ("backbone.body.", "neck.stages.", "box3d_head.", *TRAINING_ONLY)
+STEERABLE = ("MODEL.BACKBONE.NAME", "SteerableDLA")
 BASELINES = {
     "monodle": Baseline("configs/kitti/monodle_dla34.yaml", convert_monodle),
     "gupnet": Baseline("configs/kitti/gupnet_dla34.yaml", convert_gupnet),
     "did_m3d": Baseline("configs/kitti/did_m3d_dla34.yaml", convert_did_m3d),
     "monocon": Baseline("configs/kitti/monocon_dla34.yaml", convert_monocon),
+    "deviant": Baseline("configs/kitti/deviant_dla34.yaml", convert_deviant),
 }
 
 
@@ -220,10 +232,16 @@ class Match:
         return sum(map(len, self.kinds.values()))
 
 
-def match(baseline: Baseline, official: Mapping[str, Tensor]) -> Match:
-    """Convert official weights and compare them with the model of the baseline's config."""
+def match(baseline: Baseline, official: Mapping[str, Tensor], steerable: bool = False) -> Match:
+    """Convert official weights and compare them with the model of the baseline's config.
+
+    With a steerable backbone in place of its ordinary one, weights of ours will do as well.
+    """
     result, known = Match(), {}
     for name, value in official.items():
+        if steerable and name.startswith(OUR_NAMES):
+            result.weights[name] = value
+            continue
         try:
             converted = baseline.convert({name: value})
         except KeyError:
@@ -231,10 +249,14 @@ def match(baseline: Baseline, official: Mapping[str, Tensor]) -> Match:
         else:
             known[name] = value
             result.unused += not converted and name.partition(".")[0] == "backbone"
-    result.weights = baseline.convert(known)
+    result.weights |= baseline.convert(known)
     overrides = ["MODEL.BACKBONE.PRETRAINED", "False", "MODEL.DEVICE", "cpu"]
-    overrides += ["MODEL.OBJECT_DEPTH.ENABLED", "True"]
-    own = build_model(load_config(str(ROOT / baseline.config), overrides)).state_dict()
+    overrides += ["MODEL.OBJECT_DEPTH.ENABLED", "True", *(STEERABLE if steerable else ())]
+    model = build_model(load_config(str(ROOT / baseline.config), overrides))
+    if steerable:
+        backbone = {n: v for n, v in result.weights.items() if n.startswith("backbone.")}
+        result.weights |= steer_state(backbone, model)
+    own = model.state_dict()
     for name, value in own.items():
         if name not in result.weights:
             if not name.startswith(TRAINING_ONLY):
@@ -242,7 +264,8 @@ def match(baseline: Baseline, official: Mapping[str, Tensor]) -> Match:
         elif result.weights[name].shape != value.shape:
             shape, expected = (tuple(v.shape) for v in (result.weights[name], value))
             result.shapes.append(f"{name} {shape}, not {expected}")
-    result.unknown += sorted(result.weights.keys() - own.keys())
+    left_over = sorted(result.weights.keys() - own.keys())
+    result.unknown += [name for name in left_over if not name.startswith(TRAINING_ONLY)]
     return result
 
 
@@ -253,7 +276,7 @@ def closest_baseline(official: Mapping[str, Tensor], besides: str) -> str | None
     return name if name and others[name].problems < 0.1 * len(official) else None
 
 
-def convert(source: Path, target: Path, name: str) -> None:
+def convert(source: Path, target: Path, name: str, steerable: bool = False) -> None:
     """Read, check, write; the report goes to standard output.
 
     Raises:
@@ -268,7 +291,7 @@ def convert(source: Path, target: Path, name: str) -> None:
             mend="give OUT another name",
         )
     baseline = BASELINES[name]
-    result = match(baseline, official)
+    result = match(baseline, official, steerable)
     for kind, names in result.kinds.items():
         print(f"{len(names)} {kind}:")
         print("".join(f"    {entry}\n" for entry in names[:LISTED]), end="")
@@ -290,9 +313,8 @@ def convert(source: Path, target: Path, name: str) -> None:
         f"Wrote {target}: {len(result.weights)} entries, {numbers / 1e6:.2f} M numbers; left out "
         f"{result.unused} that the official code creates and never uses."
     )
-    print(
-        f"Next: python train_net.py --config-file {baseline.config} --eval-only MODEL.WEIGHTS {target}"
-    )
+    use = " ".join(STEERABLE) if steerable else "--eval-only"
+    print(f"Next: python train_net.py --config-file {baseline.config} {use} MODEL.WEIGHTS {target}")
 
 
 def main() -> None:
@@ -302,11 +324,16 @@ def main() -> None:
     parser.add_argument(
         "--from", dest="name", required=True, choices=BASELINES, help="whose checkpoint it is"
     )
+    parser.add_argument(
+        "--steerable",
+        action="store_true",
+        help="replace its ordinary DLA-34 by a steerable one, as MODEL.BACKBONE.NAME SteerableDLA builds it",
+    )
     parser.add_argument("source", type=Path, metavar="OFFICIAL.pth", help="never changed")
     parser.add_argument("target", type=Path, metavar="OUT.pth", help="written whole or not at all")
     arguments = parser.parse_args()
     with exit_on_error():
-        convert(arguments.source, arguments.target, arguments.name)
+        convert(arguments.source, arguments.target, arguments.name, arguments.steerable)
 
 
 if __name__ == "__main__":

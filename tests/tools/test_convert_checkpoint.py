@@ -12,7 +12,7 @@ from qiml.config import load_config
 from qiml.engine.checkpoint import DetectorCheckpointer
 from qiml.engine.trainer import Trainer
 from qiml.errors import CheckpointError, exit_on_error
-from qiml.modeling.official_weights import convert_monocon
+from qiml.modeling.official_weights import convert_gupnet, convert_monocon
 from tools import convert_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,12 +35,12 @@ def states():
 def convert(tmp_path, capsys):
     """Function (contents of the file, name of the model) -> (converted file, printed text)."""
 
-    def run(contents, name="monocon", file="official.pth"):
-        source = tmp_path / file
+    def run(contents, name="monocon", steerable=False):
+        source = tmp_path / "official.pth"
         torch.save(contents, source)
         before = source.read_bytes()
         try:
-            convert_checkpoint.convert(source, tmp_path / "out.pth", name)
+            convert_checkpoint.convert(source, tmp_path / "out.pth", name, steerable)
         finally:
             assert source.read_bytes() == before
             assert not list(tmp_path.rglob(".tmp-*"))
@@ -67,6 +67,35 @@ def test_converted_file_loads_into_the_model_of_its_config(states, convert, name
     saved = torch.load(path, weights_only=True)["model"]
     for key, value in model.state_dict().items():
         assert torch.equal(value, saved[key]), key
+
+
+@pytest.mark.parametrize("ours", [False, True], ids=["official", "ours"])
+def test_steerable_backbone_in_place_of_an_ordinary_one(states, convert, ours):
+    """The rest of the detector comes along; our own checkpoint may have its losses' weights in it."""
+    contents, expected = {"model_state": states["gupnet"]}, convert_gupnet(states["gupnet"])
+    if ours:
+        scale = {"metric_loss.log_scale": torch.zeros(())}
+        contents = {"model": expected | scale, "trainer": {"iteration": 3}}
+    path, printed = convert(contents, "gupnet", steerable=True)
+    overrides = ["MODEL.BACKBONE.NAME", "SteerableDLA", "MODEL.BACKBONE.PRETRAINED", "False"]
+    assert f"MODEL.BACKBONE.NAME SteerableDLA MODEL.WEIGHTS {path}" in printed
+    cfg = load_config(str(ROOT / "configs/kitti/gupnet_dla34.yaml"), overrides)
+    model = Trainer.build_model(cfg)
+    DetectorCheckpointer(model).load(str(path))
+    state = model.state_dict()
+    for name, value in expected.items():
+        if name.startswith("backbone.") and value.shape[2:].numel() > 1:
+            convolution = model.get_submodule(name.removesuffix(".weight"))
+            value = convolution.fit(value)
+            assert value.any()
+        assert torch.equal(state[name], value), name
+
+
+def test_kernels_that_cannot_be_steered(states, convert, capsys):
+    name = "backbone.level2.tree1.conv1.weight"
+    state = {**states["gupnet"], name: torch.zeros(64, 32, 5, 5)}
+    assert "1 weights of another shape" in fails(convert, state, "gupnet", steerable=True)
+    assert "conv1.weight (64, 32, 5, 5), not (64, 32, 9)" in capsys.readouterr().out
 
 
 WRAPPERS = {
@@ -138,7 +167,13 @@ def test_objects_of_the_official_code_are_left_out(states, convert, monkeypatch)
 
 @pytest.mark.parametrize(
     ("name", "other"),
-    [("monodle", "monocon"), ("monocon", "gupnet"), ("gupnet", "did_m3d"), ("did_m3d", "monodle")],
+    [
+        ("monodle", "monocon"),
+        ("monocon", "gupnet"),
+        ("gupnet", "did_m3d"),
+        ("did_m3d", "deviant"),
+        ("deviant", "monodle"),
+    ],
 )
 def test_checkpoint_of_another_model(states, convert, capsys, name, other):
     message = fails(convert, states[other], name)
@@ -220,6 +255,6 @@ def test_help():
     )  # fmt: skip
     assert result.returncode == 0
     assert (
-        "--from {monodle,gupnet,did_m3d,monocon}" in result.stdout
+        "--from {monodle,gupnet,did_m3d,monocon,deviant}" in result.stdout
         and "--eval-only" in result.stdout
     )

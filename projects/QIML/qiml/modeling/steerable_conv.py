@@ -151,9 +151,14 @@ class SteerableConv2d(nn.Module):
         self._kept: tuple | None = None
         self.reset_parameters()
 
+    @property
+    def ordinary_shape(self) -> torch.Size:
+        """(O, I, k, k) of the ordinary kernel."""
+        return torch.Size((*self.weight.shape[:2], self.size, self.size))
+
     def reset_parameters(self) -> None:
         """Steer the kernels that an ordinary convolution in a network of ReLUs starts from."""
-        kernel = self.weight.new_empty(*self.weight.shape[:2], self.size, self.size)
+        kernel = self.weight.new_empty(self.ordinary_shape)
         nn.init.kaiming_normal_(kernel, mode="fan_out", nonlinearity="relu")
         with torch.no_grad():
             self.weight.copy_(self.fit(kernel))

@@ -126,22 +126,23 @@ def _replace_convolutions(module: nn.Module, **steerable) -> None:
 
 
 def steer_state(state: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
-    """Weights of an ordinary network as those of a steerable one that has the same names.
+    """Weights of an ordinary network as those of a steerable one with the same names.
 
     Args:
-        state: the ordinary network's. May lack entries, and have others, which stay as they are.
-        module: the steerable network. If its convolutions are official ones, norms lose their learnt weights
-            and biases, as in DEVIANT's code.
+        state: of the ordinary network. May lack entries, and have others: these stay as they are, as do
+            kernels of another shape.
+        module: the steerable network. If its convolutions are official ones, norms lose their weights and
+            biases, as in DEVIANT's code.
     """
     layers = {name: layer for name, layer in module.named_modules() if f"{name}.weight" in state}
-    steerable = {n: layer for n, layer in layers.items() if isinstance(layer, SteerableConv2d)}
-    steered = dict(state)
-    for name, layer in steerable.items():
-        steered[f"{name}.weight"] = layer.fit(state[f"{name}.weight"])
-        steered[f"{name}.basis"] = layer.basis
-    if any(layer.official for layer in steerable.values()):
-        for name, layer in layers.items():
-            if isinstance(layer, nn.BatchNorm2d):
-                steered[f"{name}.weight"] = torch.ones_like(state[f"{name}.weight"])
-                steered[f"{name}.bias"] = torch.zeros_like(state[f"{name}.bias"])
+    steered, official = dict(state), False
+    for name, layer in layers.items():
+        kernel = state[f"{name}.weight"]
+        if isinstance(layer, SteerableConv2d) and kernel.shape == layer.ordinary_shape:
+            steered[f"{name}.weight"], steered[f"{name}.basis"] = layer.fit(kernel), layer.basis
+            official |= layer.official
+    for name, layer in layers.items():
+        if official and isinstance(layer, nn.BatchNorm2d):
+            steered[f"{name}.weight"] = torch.ones_like(state[f"{name}.weight"])
+            steered[f"{name}.bias"] = torch.zeros_like(state[f"{name}.bias"])
     return steered
