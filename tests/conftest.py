@@ -94,6 +94,17 @@ def tiny_config(tmp_path: Path) -> Callable:
     return make
 
 
+@pytest.fixture(scope="session")
+def tiny_steerable() -> list[object]:
+    """`KEY, VALUE, ...` that give tests/tiny.yaml a steerable backbone and GUPNet's head: DEVIANT."""
+    options = "MODEL.BACKBONE.TIMM_OPTIONS"
+    return [
+        "MODEL.BOX3D_HEAD.NAME", "GUPNetHead", "MODEL.BACKBONE.NAME", "SteerableDLA",
+        "MODEL.BACKBONE.TIMM_NAME", "dla34", f"{options}.stem_width", None,
+        f"{options}.channels", [4, 4, 8, 8, 16, 16],
+    ]  # fmt: skip
+
+
 @pytest.fixture
 def assert_same_checkpoint() -> Callable[[Path, Path], dict]:
     """Compare two checkpoints entry for entry, bit for bit; returns the entries by their path in the file."""

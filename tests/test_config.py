@@ -5,6 +5,7 @@ import torch
 
 from qiml.config import load_config
 from qiml.errors import ConfigError
+from qiml.modeling.backbone import timm_arguments
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 # The files of configs/studies themselves are no configs; tests/studies loads them.
@@ -67,6 +68,31 @@ def test_did_m3ds_recipe():
     assert cfg.INPUT.AUGMENTATION.CROP_DEPTH == "metric"
     assert cfg.MODEL.BOX3D_HEAD.VISUAL_DEPTH == "object"
     assert list(cfg.INPUT.FILTER.CLASSES) == [] and cfg.INPUT.FILTER.MAX_DEPTH > 1000
+
+
+@pytest.mark.parametrize("data", ["kitti", "waymo"])
+def test_deviants_recipe(data):
+    """GUPNet's, on another backbone; on KITTI in other batches."""
+    names = ["deviant_dla34_qi_depth.yaml", "gupnet_dla34_qi_depth.yaml"]
+    deviant, gupnet = (load_config(str(CONFIGS / data / name)) for name in names)
+    assert deviant.MODEL.BACKBONE.pop("NAME") == "SteerableDLA"
+    assert gupnet.MODEL.BACKBONE.pop("NAME") == "build_timm_backbone"
+    assert tuple(deviant.MODEL.BACKBONE.STEERABLE.SCALES) == (0.83, 0.9, 1.0)
+    assert deviant.MODEL == gupnet.MODEL and deviant.INPUT == gupnet.INPUT
+    solver = deviant.SOLVER
+    epoch, batch = {"kitti": (310, 12), "waymo": (1310, 40)}[data]
+    assert solver.IMS_PER_BATCH == batch
+    epochs, *steps = {"kitti": (140, 95, 125), "waymo": (30, 18, 26)}[data]
+    assert solver.MAX_ITER == epochs * epoch and solver.WARMUP_ITERS == 5 * epoch
+    assert list(solver.STEPS) == [step * epoch for step in steps]
+    assert solver.TASK_LEARNING.ENABLED and solver.BASE_LR == 1.25e-3
+
+
+def test_an_option_of_a_base_config_can_be_taken_away():
+    """Of another network."""
+    cfg = load_config(str(CONFIGS / "quickstart_deviant.yaml"))
+    options = timm_arguments(cfg)["options"]
+    assert options.keys() == {"channels"} and len(options["channels"]) == 6
 
 
 def test_monocons_recipe():

@@ -30,6 +30,7 @@ from qiml.io import atomic_write_text
 from qiml.losses import QuasiIsometricLoss
 from qiml.modeling.box3d.monodle import REGRESSION_CHANNELS
 from qiml.modeling.sampling import pooled_descriptors
+from qiml.modeling.steerable_conv import SteerableConv2d
 from qiml.structures.boxes3d import Boxes3D
 
 QUICKSTART = "configs/quickstart.yaml"
@@ -248,6 +249,64 @@ def compare_descriptors(repeats: int) -> list[Comparison]:
     return [Comparison("40 descriptors", "average pooling of the whole map", reference, ours)]
 
 
+SCALES = (0.83, 0.9, 1.0)
+# Channels, height and width of maps that DLA-34's convolutions see in an image of 1280×384.
+STEERABLE_MAPS = ((16, 384, 1280), (64, 96, 320), (256, 24, 80))
+
+
+def compare_steerable(repeats: int) -> list[Comparison]:
+    """Steerable convolutions of three scales in place of 3×3 ones, on one image.
+
+    Against ordinary ones on each scale's maps, of kernels as large, 5×5, and of those replaced; and against the
+    official code's way, which composes kernels in every call and lays scales beside channels.
+    """
+    rows = []
+    for channels, height, width in STEERABLE_MAPS:
+        maps = torch.randn(len(SCALES), channels, height, width)
+        maps = maps.to(memory_format=torch.channels_last).requires_grad_()
+        convolution = SteerableConv2d(channels, channels, 3, scales=SCALES)
+        wide, narrow = (
+            torch.nn.Conv2d(channels, channels, size, padding=size // 2, bias=False)
+            for size in (5, 3)
+        )
+        ways = {
+            "": lambda maps, convolution=convolution: [convolution(maps)],
+            "5×5 convolution on each scale": partial(_on_each_scale, wide),
+            "3×3 convolution on each scale": partial(_on_each_scale, narrow),
+            "official code's way": partial(_official_steerable, convolution),
+        }
+        for training in (False, True):
+            convolution.train(training)
+            calls = [partial(_run_convolution, way, maps, training) for way in ways.values()]
+            ours, *references = best_times(*calls, repeats=repeats)
+            name = f"steerable {channels} ch, {'training' if training else 'inference'}"
+            rows += [
+                Comparison(name, reference, seconds, ours)
+                for reference, seconds in zip(list(ways)[1:], references, strict=True)
+            ]
+    return rows
+
+
+def _run_convolution(way: Callable, maps: torch.Tensor, training: bool) -> None:
+    with torch.set_grad_enabled(training):
+        answers = way(maps)
+        if training:
+            sum(answer.sum() for answer in answers).backward()
+
+
+def _on_each_scale(convolution: torch.nn.Module, maps: torch.Tensor) -> list[torch.Tensor]:
+    return [convolution(part) for part in maps.chunk(len(SCALES))]
+
+
+def _official_steerable(convolution: SteerableConv2d, maps: torch.Tensor) -> list[torch.Tensor]:
+    """Of maps (S, C, H, W) of one image."""
+    size = convolution.basis.shape[-1]
+    kernels = convolution.weight @ convolution.basis.flatten(1)
+    kernels = kernels.unflatten(2, (len(SCALES), size, size)).permute(2, 0, 1, 3, 4)
+    beside = maps.contiguous().flatten(0, 1)[None]
+    return [F.conv2d(beside, kernels.flatten(0, 1), padding=size // 2, groups=len(SCALES))]
+
+
 def time_evaluation(labels: Path, results: Path, devkit: Path | None, repeats: int) -> str:
     """KITTI evaluation as a process, from files to table, beside the official devkit's where it is given.
 
@@ -333,6 +392,7 @@ def main() -> None:
     rows = compare_training(args.batch_size, args.repeats)
     rows += compare_full_size(min(args.repeats, 4))
     rows += compare_descriptors(args.repeats) + compare_losses(args.repeats)
+    rows += compare_steerable(args.repeats)
     print(f"\n{'what':34}{'ours':>10}   {'reference':34}{'its time':>10}{'ratio':>8}")
     for row in rows:
         print(

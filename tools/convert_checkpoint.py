@@ -52,7 +52,8 @@ One of DID-M3D, in its README, in the same way:
 One of MonoCon, from 2gunsu/monocon-pytorch or Xianpeng919/MonoCon (classes and sizes change their order):
     $ python tools/convert_checkpoint.py --from monocon epoch_200.pth weights/monocon.pth
 
-One of DEVIANT, in its README (the steerable bases come along, too):
+One of DEVIANT, in its README (the steerable bases come along, too; of its Waymo model the classes change
+their order, and its config is configs/waymo/deviant_dla34.yaml):
     $ python tools/convert_checkpoint.py --from deviant checkpoint_epoch_140 weights/deviant.pth
 
 A steerable backbone, as DEVIANT's, in place of an ordinary one, to train on from; here of a checkpoint of

@@ -29,6 +29,7 @@ HEADS = {
     "GUPNetHead": REGIONS,
     "DIDM3DHead": [*REGIONS, "SOLVER.TASK_LEARNING.LENGTH", 140],
 }
+HEADS["DEVIANT"] = HEADS["GUPNetHead"]
 
 
 @pytest.fixture(autouse=True)
@@ -219,10 +220,13 @@ def test_resume_goes_on(datasets, train, output):
 @pytest.mark.parametrize("metric", [False, True], ids=["", "qi"])
 @pytest.mark.parametrize("object_depth", [False, True], ids=["", "depth"])
 @pytest.mark.parametrize("head", HEADS)
-def test_every_head_with_every_loss(datasets, train, output, head, metric, object_depth):
+def test_every_head_with_every_loss(
+    datasets, train, output, tiny_steerable, head, metric, object_depth
+):
     """Trains, resumes and evaluates by config alone."""
+    kind = tiny_steerable if head == "DEVIANT" else ["MODEL.BOX3D_HEAD.NAME", head]
     changes = [
-        "MODEL.BOX3D_HEAD.NAME", head, *HEADS[head], "DATASETS.TEST", "('kitti_val',)",
+        *kind, *HEADS[head], "DATASETS.TEST", "('kitti_val',)",
         "MODEL.QUASI_ISOMETRIC.ENABLED", metric, "MODEL.OBJECT_DEPTH.ENABLED", object_depth,
     ]  # fmt: skip
     train("SOLVER.MAX_ITER", 2, *changes)

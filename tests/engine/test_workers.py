@@ -54,12 +54,14 @@ def _worker(rank, config):
     return first_step(load_config_text(config))
 
 
-@pytest.mark.parametrize("head", ["MonoDLEHead", "GUPNetHead", "DIDM3DHead", "MonoConHead"])
+@pytest.mark.parametrize(
+    "head", ["MonoDLEHead", "GUPNetHead", "DIDM3DHead", "MonoConHead", "DEVIANT"]
+)
 @pytest.mark.parametrize(
     "size, empty", [(2, 0), (3, 3)], ids=["even", "uneven, some without objects"]
 )
 def test_workers_give_the_losses_and_gradients_of_one(
-    kitti_folder, tiny_config, spawn_workers, head, size, empty
+    kitti_folder, tiny_config, tiny_steerable, spawn_workers, head, size, empty
 ):
     """Four of five frames; cropped ones have no 3D supervision, so that the workers' objects differ.
 
@@ -70,7 +72,8 @@ def test_workers_give_the_losses_and_gradients_of_one(
         (root / "training" / "label_2" / f"{index:06d}.txt").write_text("")
     cfg = tiny_config(
         *("DATASETS.TRAIN", f"('kitti_format:{root}:train',)", "SOLVER.IMS_PER_BATCH", 4),
-        *("MODEL.BOX3D_HEAD.NAME", head, "INPUT.FILTER.MIN_HEIGHT", 1.0),
+        *(tiny_steerable if head == "DEVIANT" else ("MODEL.BOX3D_HEAD.NAME", head)),
+        *("INPUT.FILTER.MIN_HEIGHT", 1.0),
     )
     losses, gradients = first_step(cfg)
     (shared, shared_gradients), *_ = spawn_workers(_worker, size, cfg.dump())

@@ -17,14 +17,15 @@ HEAD_LOSSES = {
 }  # fmt: skip
 
 
-@pytest.fixture(params=["MonoDLEHead", "GUPNetHead", "DIDM3DHead"])
-def make_detector(tiny_config, request):
-    """With any of these heads, whose losses have the same names."""
+@pytest.fixture(params=["MonoDLEHead", "GUPNetHead", "DIDM3DHead", "DEVIANT"])
+def make_detector(tiny_config, tiny_steerable, request):
+    """With any of these heads, whose losses have the same names, and on a steerable backbone."""
 
     def make(*overrides):
         torch.manual_seed(0)
-        head = ("MODEL.BOX3D_HEAD.NAME", request.param)
-        return Trainer.build_model(tiny_config(*head, *overrides))
+        kind = ("MODEL.BOX3D_HEAD.NAME", request.param)
+        kind = tiny_steerable if request.param == "DEVIANT" else kind
+        return Trainer.build_model(tiny_config(*kind, *overrides))
 
     return make
 

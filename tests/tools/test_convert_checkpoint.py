@@ -69,6 +69,27 @@ def test_converted_file_loads_into_the_model_of_its_config(states, convert, name
         assert torch.equal(value, saved[key]), key
 
 
+def test_waymo_model_of_deviant(states, convert):
+    """Pedestrian, Car, Cyclist there, and Sign among inputs alone; Vehicle, Pedestrian, Cyclist here."""
+    state = dict(states["deviant"])
+    state["mean_size"] = torch.arange(12.0).reshape(4, 3)
+    for name in ("depth", "offset_3d", "size_3d", "heading"):
+        state[f"{name}.0.weight"] = torch.arange(70.0).expand(256, 3, 3, 70).permute(0, 3, 1, 2)
+    state["heatmap.2.weight"] = torch.arange(3.0)[:, None, None, None].expand(3, 256, 1, 1)
+    state["heatmap.2.bias"] = torch.arange(3.0)
+    path, _ = convert(
+        {"model_state": {f"module.{k}": v.clone() for k, v in state.items()}}, "deviant"
+    )
+    saved = torch.load(path, weights_only=True)["model"]
+    order = [1.0, 0.0, 2.0]
+    assert saved["box3d_head.mean_sizes"][:, 0].tolist() == [3.0, 0.0, 6.0]
+    assert saved["box3d_head.heatmap.2.bias"].tolist() == order
+    assert saved["box3d_head.heatmap.2.weight"][:, 0, 0, 0].tolist() == order
+    channels = [*range(66), 67, 66, 68]
+    for name in ("depth", "offset_3d", "size_3d", "heading"):
+        assert saved[f"box3d_head.{name}.0.weight"][5, :, 1, 1].tolist() == channels
+
+
 @pytest.mark.parametrize("ours", [False, True], ids=["official", "ours"])
 def test_steerable_backbone_in_place_of_an_ordinary_one(states, convert, ours):
     """The rest of the detector comes along; our own checkpoint may have its losses' weights in it."""

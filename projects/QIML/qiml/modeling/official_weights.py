@@ -117,16 +117,32 @@ def rename_deviant(name: str) -> str | None:
     return rename_gupnet(re.sub(r"\.extra\d", "", name))
 
 
+_WAYMO_CLASSES = (1, 0, 2)
+"""Where DEVIANT's Waymo model has ours: Pedestrian, Car, Cyclist there, and Sign, which it never detects."""
+
+
 def convert_deviant(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Official state dict, with class mean sizes and steerable bases in it, to ours."""
+    """Official state dict, of KITTI or Waymo, with class mean sizes and steerable bases in it, to ours."""
     renamed = {rename_deviant(name): value for name, value in state.items()}
     renamed.pop(None, None)
-    # A convolution has as many dimensions for interscale weights, of which there is one.
-    within_trees = re.compile(r"backbone\..*\.conv[12]\.weight")
-    return {
-        name: value.flatten(2) if within_trees.fullmatch(name) else value
-        for name, value in renamed.items()
-    }
+    # Those within trees have a dimension for interscale weights, of which there is one.
+    convolution = re.compile(r"backbone\..*\.conv[12]\.weight")
+    renamed = {k: v.flatten(2) if convolution.fullmatch(k) else v for k, v in renamed.items()}
+    of_waymo = len(renamed.get("box3d_head.mean_sizes", ())) == 4
+    return _in_waymo_order(renamed) if of_waymo else renamed
+
+
+def _in_waymo_order(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Of class maps, in and out, and of mean sizes."""
+    reordered = {}
+    for name, value in state.items():
+        if name == "box3d_head.mean_sizes" or name.startswith("box3d_head.heatmap.2."):
+            value = value[list(_WAYMO_CLASSES)]
+        elif re.fullmatch(r"box3d_head\.(depth|offset_3d|size_3d|heading)\.0\.weight", name):
+            *others, classes = value.split([value.shape[1] - 4, 4], dim=1)
+            value = torch.cat([*others, classes[:, list(_WAYMO_CLASSES)]], dim=1)
+        reordered[name] = value
+    return reordered
 
 
 # --- MonoCon
