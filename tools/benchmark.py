@@ -257,8 +257,8 @@ STEERABLE_MAPS = ((16, 384, 1280), (64, 96, 320), (256, 24, 80))
 def compare_steerable(repeats: int) -> list[Comparison]:
     """Steerable convolutions of three scales in place of 3×3 ones, on one image.
 
-    Against ordinary ones on each scale's maps, of kernels as large, 5×5, and of those replaced; and against the
-    official code's way, which composes kernels in every call and lays scales beside channels.
+    Against ordinary ones on each scale's maps, with kernels as large, 5×5, or with those replaced; and
+    against the official code's way, which composes kernels in every call and lays scales beside channels.
     """
     rows = []
     for channels, height, width in STEERABLE_MAPS:
@@ -392,7 +392,7 @@ def main() -> None:
     rows = compare_training(args.batch_size, args.repeats)
     rows += compare_full_size(min(args.repeats, 4))
     rows += compare_descriptors(args.repeats) + compare_losses(args.repeats)
-    rows += compare_steerable(args.repeats)
+    rows += compare_steerable(min(args.repeats, 3))
     print(f"\n{'what':34}{'ours':>10}   {'reference':34}{'its time':>10}{'ratio':>8}")
     for row in rows:
         print(
