@@ -30,7 +30,13 @@ def make(kitti_folder, tiny_config):
 @pytest.mark.parametrize("metric", [False, True], ids=["", "qi"])
 @pytest.mark.parametrize(
     ("head", "descriptor"),
-    [*((head, "neck") for head in HEADS), ("GUPNetHead", "roi"), ("DIDM3DHead", "roi")],
+    [
+        *((head, "neck") for head in HEADS),
+        ("GUPNetHead", "roi"),
+        ("DIDM3DHead", "roi"),
+        ("MonoDLEHead", "depth"),
+        ("MonoConHead", "depth"),
+    ],
 )
 def test_every_head(make, head, descriptor, metric):
     cfg, model, name = make(
@@ -38,7 +44,9 @@ def test_every_head(make, head, descriptor, metric):
         *("MODEL.QUASI_ISOMETRIC.ENABLED", metric),
     )
     found = collect_descriptors(cfg, model, name)
-    assert found.descriptors.shape == (9, model.neck.out_channels)
+    hidden = cfg.MODEL.BOX3D_HEAD.HIDDEN_CHANNELS
+    channels = hidden if descriptor == "depth" else model.neck.out_channels
+    assert found.descriptors.shape == (9, channels)
     assert found.descriptors.dtype == np.float32 and np.ptp(found.descriptors, axis=0).any()
     assert found.depth.reshape(3, 3) == pytest.approx(np.tile([10, 7, 12], (3, 1)), abs=0.01)
     assert found.image_index.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]

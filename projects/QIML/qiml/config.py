@@ -154,7 +154,7 @@ def _add_model(cfg: CN) -> None:
     cfg.MODEL.QUASI_ISOMETRIC.GATHER = True
     # An object's descriptor is a mean of neck features: "neck", in a window around its projected centre;
     # "roi", in its 2D box, as a head with a second stage pools them (GUPNet). Or "depth": the hidden layer of
-    # the depth branch at its projected centre (MonoDLE).
+    # the depth branch, where that is read (MonoDLE, MonoCon).
     cfg.MODEL.QUASI_ISOMETRIC.DESCRIPTOR = "neck"
     # Side of that window, in cells.
     cfg.MODEL.QUASI_ISOMETRIC.DESCRIPTOR_SIZE = 5

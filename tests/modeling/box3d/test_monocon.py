@@ -214,3 +214,16 @@ def test_the_threshold_is_of_the_product(head, monkeypatch):
     (image,) = head.inference(predictions, camera, torch.eye(2, 3)[None], [(24, 32)])
     assert image.pred_classes.tolist() == [1]
     assert image.scores.item() == pytest.approx(0.9933 * np.exp(-0.05), rel=1e-3)
+
+
+def test_depth_is_read_from_its_descriptors(head, kitti_folder, read_samples):
+    """In the 2D boxes' middle, though the targets of all heads are at the projected centres."""
+    batch = read_samples(kitti_folder())
+    objects, targets = labels_of(batch), flatten_objects([x["instances"] for x in batch], 4, MAP)
+    assert not torch.equal(objects.cells, targets.cells)
+    torch.nn.init.normal_(head.depth[0].weight)  # it starts too small to tell cells apart
+    head.eval()
+    predictions = head(torch.randn(2, 8, *MAP))
+    depth = head.regress(predictions, objects.image_index, objects.cells)["depth"]
+    descriptors = head.depth_descriptors(predictions, targets)
+    torch.testing.assert_close(descriptors @ head.depth[-1].weight.flatten(1).T, depth)

@@ -89,3 +89,13 @@ def test_detections_below_the_threshold_are_left_out(head):
     (image,) = head.inference(predictions, camera, torch.eye(2, 3)[None], [(24, 32)])
     assert image.pred_classes.tolist() == [1]
     assert image.scores.item() == pytest.approx(0.9933 * np.exp(-2), rel=0.01)
+
+
+def test_depth_is_read_from_its_descriptors(head, kitti_folder, read_samples):
+    batch = read_samples(kitti_folder())
+    targets = flatten_objects([x["instances"] for x in batch], 4, MAP)
+    torch.nn.init.normal_(head.depth[0].weight)  # it starts too small to tell cells apart
+    predictions = head(torch.randn(2, 8, *MAP))
+    depth = head.regress(predictions.features, targets.image_index, targets.cells)["depth"]
+    descriptors = head.depth_descriptors(predictions, targets)
+    torch.testing.assert_close(descriptors @ head.depth[-1].weight.flatten(1).T, depth)

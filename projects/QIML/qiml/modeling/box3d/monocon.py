@@ -232,6 +232,15 @@ class MonoConHead(HeatmapHead):
             "loss_keypoint_offset": global_sum_ratio(error, 2 * objects.keypoint_on_map.sum()),
         }
 
+    def depth_descriptors(self, predictions: MonoConPredictions, targets: ObjectTargets) -> Tensor:
+        """(M, hidden) hidden layer of the depth branch where the depth is read: in the 2D boxes' middle."""
+        height, width = targets.map_size
+        middle = (targets.boxes2d[:, :2] + targets.boxes2d[:, 2:]) / 2
+        last = middle.new_tensor([width - 1, height - 1])
+        cells = torch.minimum(middle.long().clamp(min=0), last.long())
+        hidden = predictions.hidden["depth"]
+        return gather_windows(hidden, targets.image_index, cells, size=1).flatten(1)
+
     def inference(
         self,
         predictions: MonoConPredictions,
