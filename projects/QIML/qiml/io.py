@@ -2,9 +2,12 @@
 
 import contextlib
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+
+from qiml.errors import OutputError
 
 TEMPORARY_PREFIX = ".tmp-"
 
@@ -23,19 +26,64 @@ def atomic_path(path: str | Path, durable: bool = False) -> Iterator[Path]:
 
     Yields:
         The path to write to.
+
+    Raises:
+        OutputError: the system refuses: a full disk, a folder that may not be written to, …
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex[:12]}-{path.name}")
+    temporary = _temporary(path)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         if durable:
             _sync(temporary)
         os.replace(temporary, path)
         if durable and os.name == "posix":  # elsewhere folders cannot be opened
             _sync(path.parent)
+    except OSError as error:
+        raise OutputError(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Yield a new folder beside `path` that takes its place when the block succeeds, whatever was there.
+
+    When the block raises, `path` is left as it was.
+
+    Raises:
+        OutputError: as :func:`atomic_path`.
+    """
+    path = Path(path)
+    temporary, old = _temporary(path), _temporary(path)
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        if path.exists():
+            os.rename(path, old)
+        os.rename(temporary, path)
+    except OSError as error:
+        raise OutputError(path, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            if old.exists() and not path.exists():
+                os.rename(old, path)
+        for folder in (temporary, old):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex[:12]}-{path.name}")
+
+
+def visible_files(folder: str | Path, pattern: str = "*") -> list[Path]:
+    """What lies in a folder, by name, without names that start with a dot.
+
+    Those are what a killed program left half-written (:func:`atomic_path`) and what systems hide.
+    """
+    return sorted(path for path in Path(folder).glob(pattern) if not path.name.startswith("."))
 
 
 def _sync(path: Path) -> None:

@@ -1,10 +1,7 @@
 """KITTI's evaluation as a Detectron2 evaluator."""
 
 import logging
-import os
 import re
-import shutil
-import uuid
 from collections import OrderedDict
 from collections.abc import Sequence
 from itertools import product
@@ -26,6 +23,7 @@ from qiml.evaluation.kitti import (
 )
 from qiml.evaluation.kitti_evaluation import OverlapTables
 from qiml.evaluation.kitti_rules import METRICS
+from qiml.io import atomic_folder
 
 logger = logging.getLogger(__name__)
 
@@ -122,14 +120,11 @@ class KITTIEvaluator(DatasetEvaluator):
         return _scalars(self.report, self._evaluated)
 
     def _write_results(self) -> None:
-        """Put a new folder in the place of the old one, whose files may be of other frames."""
-        temporary = self._result_dir.with_name(f".tmp-{uuid.uuid4().hex[:12]}")
-        for image_id, objects in self._detections.items():
-            write_objects(temporary / "data" / f"{image_id}.txt", objects)
-        (temporary / "data").mkdir(parents=True, exist_ok=True)
-        if self._result_dir.exists():
-            shutil.rmtree(self._result_dir)
-        os.rename(temporary, self._result_dir)
+        """A new folder in the place of the old one, whose files may be of other frames."""
+        with atomic_folder(self._result_dir) as temporary:
+            (temporary / "data").mkdir()
+            for image_id, objects in self._detections.items():
+                write_objects(temporary / "data" / f"{image_id}.txt", objects)
 
 
 def file_name_of(dataset_name: str) -> str:
