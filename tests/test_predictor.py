@@ -35,8 +35,8 @@ def test_frames_of_different_sizes_are_detected_as_alone(predictor):
 
 
 def test_images_in_memory_are_mapped_like_files(predictor, kitti_folder):
+    from qiml.data.images import read_image
     from qiml.data.kitti import load_kitti_format
-    from qiml.data.mapper import read_image
 
     item = load_kitti_format(kitti_folder(), "train")[0]
     image = Frame(item["image_id"], item["file_name"], read_image(item["file_name"]))

@@ -11,17 +11,16 @@ import sys
 import time
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from qiml.config import load_config
 from qiml.data.catalog import datasets_root, register_datasets
+from qiml.data.images import write_image
 from qiml.data.mapper import MonocularMapper
 from qiml.engine.trained import load_trained_model
 from qiml.errors import exit_on_error
-from qiml.io import atomic_path
 from qiml.visualization.frame import frame_panel
 
 CONFIG = "configs/quickstart.yaml"
@@ -70,8 +69,7 @@ def draw_predictions(output: Path, count: int, least_score: float) -> list[Path]
         found = found[found.scores >= least_score]
         picture = frame_panel(frame, found, names)
         files.append(output / "pictures" / f"{frame['image_id']}.png")
-        with atomic_path(files[-1]) as temporary:
-            cv2.imwrite(str(temporary), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+        write_image(files[-1], picture)
     return files
 
 

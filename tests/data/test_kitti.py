@@ -8,7 +8,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
 from qiml.data.kitti import KITTI_CLASSES, load_kitti_format, register_kitti_format
-from qiml.data.kitti_folder import KITTISplit, read_image_size
+from qiml.data.kitti_folder import KITTISplit
 from qiml.data.kitti_format import KITTIObjects, read_calibration, read_objects, write_objects
 from qiml.errors import DatasetError
 
@@ -112,7 +112,7 @@ def test_missing_root_says_what_to_do(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("", "found no frames"), ("000000\n000001\n000000", "found frame 000000 twice")],
+    [("", "found no frames"), ("000000\n000001\n000000", "found frame 000000 again")],
 )
 def test_malformed_list(kitti_folder, text, message):
     root = kitti_folder()
@@ -201,8 +201,6 @@ def test_images_are_not_decoded_for_their_size(kitti_folder):
     image = root / "training/image_2/000000.png"
     image.write_bytes(image.read_bytes()[:2000])
     assert load_kitti_format(root, "train")[0]["width"] == 320
-    with pytest.raises(DatasetError, match=r"000000.png: found .*truncated"):
-        read_image_size(image, decode=True)
 
 
 def test_written_labels_train(kitti_folder, tmp_path):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from qiml.data.mapper import read_image
+from qiml.data.images import read_image
 from qiml.data.synthetic import write_dataset
 from qiml.data.waymo import load_waymo
 from qiml.structures.boxes3d import Boxes3D

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qiml.data.mapper import read_image
+from qiml.data.images import read_image
 from qiml.data.waymo import load_waymo
 from qiml.data.waymo_format import WaymoFrame, WaymoObject, keep_usable, parse_cameras, read_split
 from qiml.data.waymo_parquet import read_image_bytes

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from qiml.data.kitti_folder import read_image_ids
 from qiml.data.kitti_format import KITTIObjects, write_objects
 from qiml.errors import DatasetError
 from qiml.evaluation.kitti import evaluate_files, main
-from qiml.evaluation.kitti_files import read_ids
 from tests.evaluation.test_kitti import road
 
 LABEL = "Car 0 0 0.1 0 50 200 150 1.5 1.6 4 0 1.7 20 0.3"
@@ -134,13 +134,13 @@ def test_ids_that_do_not_fit(folders, tmp_path):
         evaluate_files(*folders, ids=["000001"])
     ids = tmp_path / "ids.txt"
     for text, message in (
-        ("1\n2\n1\n", "ids.txt:3: found id 1 again"),
+        ("1\n2\n1\n", "ids.txt:3: found frame 1 again"),
         ("1\n../2\n", "ids.txt:2: found '../2'"),
-        ("\n\n", "no ids"),
+        ("\n\n", "no frames"),
     ):
         ids.write_text(text)
         with pytest.raises(DatasetError, match=message):
-            read_ids(ids)
+            read_image_ids(ids)
 
 
 def test_folders_that_do_not_fit(folders, tmp_path):

@@ -1,6 +1,7 @@
 import numpy as np
 
-from qiml.data.kitti_folder import KITTISplit, read_image_size
+from qiml.data.images import read_image_size
+from qiml.data.kitti_folder import KITTISplit
 from qiml.data.kitti_format import KITTIObjects, read_calibration, read_objects
 from qiml.evaluation.projection_check import projection_overlaps
 

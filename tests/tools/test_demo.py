@@ -11,8 +11,8 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 
+from qiml.data.images import read_image
 from qiml.data.kitti_format import KITTIObjects, read_objects, write_objects
-from qiml.data.mapper import read_image
 from qiml.errors import CheckpointError, ConfigError, DatasetError
 from qiml.visualization.video import video_writer
 from tests.conftest import TINY_CONFIG

@@ -1,8 +1,5 @@
-import cv2
 import numpy as np
-import pytest
 
-from qiml.errors import ConfigError
 from qiml.visualization import canvas
 
 
@@ -22,15 +19,6 @@ def test_ends_far_outside_the_image_do_not_bend_a_line():
     end = 300.5 + np.array([1, (2e5 - 100.5) / (1e6 - 300.5)]) * 400 - (0, 200)
     canvas.draw_segments(near, np.array([[(300.5, 100.5), end]]), canvas.WHITE)
     assert np.abs(far.astype(int) - near).max() < 40
-
-
-def test_pictures_are_written_as_rgb(tmp_path):
-    image = np.full((8, 8, 3), (250, 120, 10), dtype=np.uint8)
-    canvas.write_image(tmp_path / "new" / "a.png", image)
-    np.testing.assert_array_equal(cv2.imread(str(tmp_path / "new" / "a.png"))[..., ::-1], image)
-    with pytest.raises(ConfigError, match=r"a\.nothing"):
-        canvas.write_image(tmp_path / "a.nothing", image)
-    assert [file.name for file in tmp_path.iterdir()] == ["new"]
 
 
 def test_quads_are_translucent_where_they_are_and_change_nothing_elsewhere():

@@ -5,7 +5,7 @@ import pytest
 
 from qiml.data.kitti_format import KITTIObjects, read_objects
 from qiml.data.sources import Frame, Images
-from qiml.errors import ConfigError
+from qiml.errors import OutputError
 from qiml.visualization.results import ResultFolder, describe
 
 BOX = [1.0, 0.5, 15, 1.6, 1.8, 4.0, 0.3]
@@ -45,12 +45,12 @@ def test_labels_have_no_score():
 def test_folders_that_cannot_be_written_to_are_named(tmp_path):
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(ConfigError, match="file"):
+        with pytest.raises(OutputError, match="file"):
             ResultFolder(folder)
 
 
 def test_failing_later_is_told_too(tmp_path):
     results = ResultFolder(tmp_path)
     (tmp_path / "kitti").write_text("in the way")
-    with pytest.raises(ConfigError, match="can be written to"):
+    with pytest.raises(OutputError, match="may be written to"):
         results.add(FRAME, np.eye(3, 4), objects())

@@ -8,7 +8,8 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
-from qiml.data.kitti_folder import KITTISplit, read_image_size
+from qiml.data.images import read_image_size
+from qiml.data.kitti_folder import KITTISplit
 from qiml.data.kitti_format import KITTIObjects, read_calibration, read_objects
 from qiml.structures.boxes3d import Boxes3D, wrap_angle
 

@@ -12,12 +12,13 @@
 
 from pathlib import Path
 
-from PIL import Image
-
 from qiml.data.kitti_format import read_lines
 from qiml.errors import DatasetError
+from qiml.io import visible_files
 
 _EXTENSIONS = (".png", ".jpg", ".jpeg")
+_LONGEST_ID = 200
+_ID_LIST = "a list of different frame ids, one a line"
 _LAYOUT = (
     "a folder in KITTI's layout: training/{image_2,label_2,calib}, testing/{image_2,calib}, "
     "ImageSets/{train,val,trainval,test}.txt"
@@ -41,6 +42,7 @@ class KITTISplit:
     Attributes:
         image_ids: frame ids, in the list's order.
         label_dir: folder of the labels, or None when the split has none.
+        ambiguous: ids with several images, of which the last by name is taken.
 
     Raises:
         DatasetError: the folder or the split's list is missing, empty or has a frame twice.
@@ -52,11 +54,9 @@ class KITTISplit:
         image_dir = self.folder / "image_2"
         if not image_dir.is_dir():
             raise DatasetError(image_dir, found="no such folder", expected=_LAYOUT, mend=_MEND)
-        self._images = {
-            file.stem: file
-            for file in sorted(image_dir.iterdir())
-            if file.suffix.lower() in _EXTENSIONS
-        }
+        files = [f for f in visible_files(image_dir) if f.suffix.lower() in _EXTENSIONS]
+        self._images = {file.stem: file for file in files}
+        self.ambiguous = [file.stem for file in files if self._images[file.stem] != file]
         label_dir = self.folder / "label_2"
         self.label_dir = label_dir if split != "test" and label_dir.is_dir() else None
         id_file = root / "ImageSets" / f"{split}.txt"
@@ -94,43 +94,31 @@ def read_image_ids(path: str | Path) -> list[str]:
     """Read a list of frame ids, one a line; ids are kept as text, so zeros in front stay.
 
     Raises:
-        DatasetError: the list is missing, empty or names a frame twice.
+        DatasetError: the list is missing or empty, names a frame twice, or has a line that cannot be an id.
     """
     if not Path(path).is_file():
+        raise DatasetError(path, found="no such file", expected=_ID_LIST, mend=_MEND)
+    lines: dict[str, int] = {}
+    for number, line in enumerate(read_lines(path), start=1):
+        image_id = line.strip()
+        if not image_id:
+            continue
+        found = ""
+        is_name = Path(image_id).name == image_id and len(image_id.split()) == 1
+        if not is_name or len(image_id) > _LONGEST_ID:
+            found = f"'{image_id}'"
+        elif image_id in lines:
+            found = f"frame {image_id} again (first in line {lines[image_id]})"
+        if found:
+            raise DatasetError(
+                f"{path}:{number}",
+                found=found,
+                expected=_ID_LIST,
+                mend="correct or delete the line",
+            )
+        lines[image_id] = number
+    if not lines:
         raise DatasetError(
-            path, found="no such file", expected="a list of frame ids, one a line", mend=_MEND
+            path, found="no frames", expected=_ID_LIST, mend="list the split's frames"
         )
-    image_ids = " ".join(read_lines(path)).split()
-    if not image_ids or len(set(image_ids)) < len(image_ids):
-        twice = next((i for i in image_ids if image_ids.count(i) > 1), None)
-        raise DatasetError(
-            path,
-            found=f"frame {twice} twice" if twice else "no frames",
-            expected="a list of distinct frame ids, one a line",
-            mend="correct the list",
-        )
-    return image_ids
-
-
-def read_image_size(path: str | Path, decode: bool = False) -> tuple[int, int]:
-    """Width and height in pixels from an image's header.
-
-    Args:
-        path: PNG or JPEG file.
-        decode: also decode the pixels, which finds truncated files but takes much longer.
-
-    Raises:
-        DatasetError: the file is missing or not a (whole) image.
-    """
-    try:
-        with Image.open(path) as image:
-            if decode:
-                image.load()
-            return image.size
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DatasetError(
-            path,
-            found=str(error),
-            expected="a PNG or JPEG image",
-            mend="download or write the image again",
-        ) from error
+    return list(lines)

@@ -8,6 +8,7 @@ import numpy as np
 from qiml.data.kitti import KITTI_CLASSES
 from qiml.data.kitti_format import COLUMNS, KITTIObjects, read_lines, read_objects
 from qiml.errors import DatasetError
+from qiml.io import visible_files
 
 
 class LabelFolder:
@@ -26,7 +27,7 @@ class LabelFolder:
 
     def __init__(self, folder: str | Path, class_names: Sequence[str] | None = None):
         self.folder = Path(folder)
-        files = sorted(self.folder.glob("*.txt"))
+        files = visible_files(self.folder, "*.txt")
         if not files:
             raise DatasetError(
                 folder,

@@ -2,7 +2,6 @@
 
 import math
 
-import cv2
 import numpy as np
 import torch
 from detectron2.config import configurable
@@ -18,36 +17,10 @@ from qiml.data.augmentation import (
     warp_image,
 )
 from qiml.data.depth_map import read_depth_map
+from qiml.data.images import read_image
 from qiml.errors import ConfigError, DatasetError
 from qiml.structures.boxes3d import Boxes3D, wrap_angle
 from qiml.structures.camera import Camera
-
-
-def read_image(path: str) -> np.ndarray:
-    """(H, W, 3) uint8 RGB.
-
-    Args:
-        path: an image file, or FILE.parquet#ROW of Waymo's second release.
-
-    Raises:
-        DatasetError: the file is missing or does not decode.
-    """
-    # The calibration is of the pixels as stored, whatever a photograph's orientation tag says.
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    if ".parquet#" in path:
-        from qiml.data.waymo_parquet import read_image_bytes  # needs pyarrow, which others do not
-
-        image = cv2.imdecode(np.frombuffer(read_image_bytes(path), np.uint8), flags)
-    else:
-        image = cv2.imread(path, flags)
-    if image is None:
-        raise DatasetError(
-            path,
-            found="an image that does not decode, or no file",
-            expected="a PNG or JPEG image",
-            mend="fetch the file again; tools/check_dataset.py --decode lists every such file",
-        )
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 class MonocularMapper:
@@ -290,9 +263,19 @@ def clip_objects(instances: Instances, frame: tuple[int, int]) -> Instances:
     return instances[boxes.nonempty(threshold=1.0)]
 
 
+def _classes(cfg) -> list[str]:
+    if not cfg.DATASETS.TRAIN:
+        raise ConfigError(
+            "DATASETS.TRAIN",
+            found="no data set",
+            expected="at least one: it says which classes there are",
+            mend="name one, such as ('kitti_train',)",
+        )
+    return list(MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes)
+
+
 def _least_points(cfg) -> dict[int, int]:
-    points = list(cfg.INPUT.FILTER.LIDAR_POINTS)
-    classes = list(MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes)
+    points, classes = list(cfg.INPUT.FILTER.LIDAR_POINTS), _classes(cfg)
     if points and len(points) != len(classes):
         raise ConfigError(
             "INPUT.FILTER.LIDAR_POINTS",
@@ -304,7 +287,7 @@ def _least_points(cfg) -> dict[int, int]:
 
 
 def _training_categories(cfg) -> frozenset[int]:
-    classes = list(MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes)
+    classes = _classes(cfg)
     if cfg.MODEL.BOX3D_HEAD.NUM_CLASSES < len(classes):
         raise ConfigError(
             "MODEL.BOX3D_HEAD.NUM_CLASSES",

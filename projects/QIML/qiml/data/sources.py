@@ -12,8 +12,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from qiml.data.mapper import read_image
+from qiml.data.images import read_image
 from qiml.errors import DatasetError
+from qiml.io import visible_files
 
 logger = logging.getLogger(__name__)
 
@@ -199,9 +200,7 @@ def open_sources(inputs: Sequence[str | Path], webcam: int | None = None) -> lis
 def _files(path: Path) -> list[Path]:
     known = IMAGE_EXTENSIONS + VIDEO_EXTENSIONS
     if path.is_dir():
-        files = [f for f in sorted(path.iterdir()) if f.suffix.lower() in IMAGE_EXTENSIONS]
-        # What a killed program left half-written, and what macOS hides, start with a dot.
-        files = [f for f in files if not f.name.startswith(".")]
+        files = [f for f in visible_files(path) if f.suffix.lower() in IMAGE_EXTENSIONS]
         found = "a folder without images"
     else:
         files = [path] if path.is_file() and path.suffix.lower() in known else []

@@ -15,9 +15,10 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from qiml.data.kitti_folder import read_image_ids
 from qiml.errors import exit_on_error
 from qiml.evaluation.kitti_evaluation import KITTIEvaluation, OverlapTables, evaluate
-from qiml.evaluation.kitti_files import read_folders, read_ids
+from qiml.evaluation.kitti_files import read_folders
 from qiml.evaluation.kitti_report import KITTIReport
 from qiml.evaluation.kitti_rules import (
     KITTI_CLASSES,
@@ -116,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         report = evaluate_files(
             options.label_dir,
             options.result_dir,
-            ids=read_ids(options.ids) if options.ids else None,
+            ids=read_image_ids(options.ids) if options.ids else None,
             allow_missing=options.allow_missing,
             classes=options.classes,
             breakdown=options.breakdown,

@@ -3,42 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from qiml.data.kitti_format import read_lines
 from qiml.errors import DatasetError
 from qiml.evaluation.kitti_table import ObjectTable, read_table
+from qiml.io import visible_files
 
 _SHOWN = 5  # ids named in a message
-
-
-def read_ids(path: str | Path) -> list[str]:
-    """The frame ids of a split file, one a line (as KITTI's ImageSets).
-
-    Raises:
-        DatasetError: the file is missing, holds no ids, an id twice, or what cannot be an id.
-    """
-    ids: dict[str, int] = {}
-    for number, line in enumerate(read_lines(path), start=1):
-        name = line.strip()
-        if not name:
-            continue
-        where = f"{path}:{number}"
-        if Path(name).name != name or len(name.split()) > 1:
-            raise DatasetError(
-                where, found=f"'{name}'", expected="one frame id", mend="write one id a line"
-            )
-        if name in ids:
-            raise DatasetError(
-                where,
-                found=f"id {name} again (first in line {ids[name]})",
-                expected="each id once",
-                mend="delete one of the lines",
-            )
-        ids[name] = number
-    if not ids:
-        raise DatasetError(
-            path, found="no ids", expected="one frame id a line", mend="check the split file"
-        )
-    return list(ids)
 
 
 def read_folders(
@@ -119,7 +88,7 @@ def _text_files(folder: Path) -> dict[str, str]:
         raise DatasetError(
             folder, found="no such folder", expected="a folder of .txt files", mend="check the path"
         )
-    files = {path.stem: str(path) for path in sorted(folder.glob("*.txt"))}
+    files = {path.stem: str(path) for path in visible_files(folder, "*.txt")}
     if not files:
         raise DatasetError(
             folder,

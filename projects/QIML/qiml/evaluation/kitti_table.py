@@ -89,11 +89,11 @@ def read_table(paths: Sequence[str | Path | None], scored: bool) -> ObjectTable:
 
 def _parse(path: str | Path, width: int) -> tuple[list[str], np.ndarray]:
     """The first column, and all numbers one after the other."""
-    rows = [fields for fields in map(bytes.split, _read(path).splitlines()) if fields]
+    rows = [fields for fields in map(str.split, read_lines(path)) if fields]
     try:
         if any(len(row) != width for row in rows):
             raise ValueError
-        names = [row[0].decode() for row in rows]
+        names = [row[0] for row in rows]
         texts = chain.from_iterable(row[1:] for row in rows)
         numbers = np.fromiter(map(float, texts), float, len(rows) * (width - 1))
         if not np.isfinite(numbers).all():
@@ -102,15 +102,6 @@ def _parse(path: str | Path, width: int) -> tuple[list[str], np.ndarray]:
         _check_lines(path, width)
         raise
     return names, numbers
-
-
-def _read(path: str | Path) -> bytes:
-    try:
-        with open(path, "rb", buffering=0) as file:
-            return file.read()
-    except OSError:
-        read_lines(path)  # says what is wrong
-        raise
 
 
 def _check_lines(path: str | Path, width: int) -> None:

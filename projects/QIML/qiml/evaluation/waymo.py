@@ -14,8 +14,8 @@ import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from qiml.data.kitti_folder import read_image_ids
 from qiml.errors import ConfigError, exit_on_error
-from qiml.evaluation.kitti_files import read_ids
 from qiml.evaluation.waymo_files import FrameNumbers, read_ground_truth, read_predictions
 from qiml.evaluation.waymo_legacy import PROTOCOL, evaluate_folders
 from qiml.evaluation.waymo_metric import evaluate
@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with exit_on_error():
         iou = _parse_thresholds(options.iou)
         if options.protocol == PROTOCOL:
-            ids = read_ids(options.ids) if options.ids else None
+            ids = read_image_ids(options.ids) if options.ids else None
             rows, frames = evaluate_folders(options.ground_truth, options.predictions, ids, iou)
             report = WaymoReport(PROTOCOL, iou_thresholds(iou, let=False), rows, frames)
         else:

@@ -2,13 +2,9 @@
 
 import functools
 from collections.abc import Sequence
-from pathlib import Path
 
 import cv2
 import numpy as np
-
-from qiml.errors import ConfigError
-from qiml.io import atomic_path
 
 Colour = tuple[int, int, int]
 
@@ -121,26 +117,6 @@ def _text_extent(scale: float) -> tuple[int, int]:
     """Pixels above and below the baseline."""
     (_, above), below = cv2.getTextSize("Ag", _FONT, scale, 1)
     return above, below
-
-
-def write_image(path: str | Path, image: np.ndarray) -> None:
-    """Write RGB (H, W, 3) uint8, whole or not at all; the extension chooses the format.
-
-    Raises:
-        ConfigError: OpenCV knows no such format, or the file cannot be written.
-    """
-    with atomic_path(path) as temporary:
-        try:
-            written = cv2.imwrite(str(temporary), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-        except cv2.error:
-            written = False
-        if not written:
-            raise ConfigError(
-                path,
-                found="a picture that cannot be written",
-                expected="a name like picture.png or picture.jpg, in a folder with room to write",
-                mend="correct the name or the folder",
-            )
 
 
 def _fixed_point(points: np.ndarray) -> np.ndarray:

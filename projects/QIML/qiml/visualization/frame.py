@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from detectron2.structures import Instances
 
-from qiml.data.mapper import read_image
+from qiml.data.images import read_image
 from qiml.structures.boxes3d import Boxes3D
 from qiml.structures.camera import Camera
 from qiml.visualization.panel import prediction_panel

@@ -14,7 +14,7 @@ import cv2
 import jinja2
 from markupsafe import Markup
 
-from qiml.data.mapper import read_image
+from qiml.data.images import read_image
 from qiml.errors import ConfigError, DatasetError, exit_on_error
 from qiml.io import atomic_write_text
 from qiml.visualization import canvas

@@ -8,7 +8,8 @@ import numpy as np
 from detectron2.data import MetadataCatalog
 
 from qiml.data.catalog import register_datasets
-from qiml.data.kitti_folder import KITTISplit, read_image_size
+from qiml.data.images import read_image_size
+from qiml.data.kitti_folder import KITTISplit
 from qiml.data.kitti_format import read_calibration
 from qiml.errors import DatasetError
 from qiml.evaluation.depth_error import IMAGE_OVERLAP, match_in_image

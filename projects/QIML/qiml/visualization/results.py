@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
+from qiml.data.images import write_image
 from qiml.data.kitti_format import KITTIObjects, write_objects
 from qiml.data.sources import Frame, Source
-from qiml.errors import ConfigError
+from qiml.errors import OutputError
 from qiml.io import atomic_write_text
 from qiml.structures.boxes3d import Boxes3D
-from qiml.visualization.canvas import write_image
 from qiml.visualization.video import video_writer
 
 
@@ -32,14 +32,16 @@ class ResultFolder:
         folder: made where absent.
 
     Raises:
-        ConfigError: the folder cannot be written to.
+        OutputError: the folder, now or later a file in it, cannot be written to.
     """
 
     def __init__(self, folder: str | Path):
         self.folder, self._frames = Path(folder), []
-        with self._writing():
+        try:
             self.folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=self.folder).close()
+        except OSError as error:
+            raise OutputError(self.folder, error) from error
 
     @contextlib.contextmanager
     def pictures(
@@ -65,8 +67,7 @@ class ResultFolder:
             projection: (3, 4) of it.
             objects: what was found.
         """
-        with self._writing():
-            write_objects(self.folder / "kitti" / f"{frame.id}.txt", objects)
+        write_objects(self.folder / "kitti" / f"{frame.id}.txt", objects)
         height, width = frame.image.shape[:2]
         self._frames.append(
             {
@@ -81,25 +82,11 @@ class ResultFolder:
 
     def write_json(self) -> None:
         """Write detections.json."""
-        with self._writing():
-            text = json.dumps({"frames": self._frames}, indent=1)
-            atomic_write_text(self.folder / "detections.json", text + "\n")
+        text = json.dumps({"frames": self._frames}, indent=1)
+        atomic_write_text(self.folder / "detections.json", text + "\n")
 
     def _write_picture(self, frame: Frame, picture: np.ndarray) -> None:
-        with self._writing():
-            write_image(self.folder / "pictures" / f"{frame.id}.jpg", picture)
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise ConfigError(
-                self.folder,
-                found=str(error),
-                expected="a folder that can be written to, with room",
-                mend="name another folder, or free space",
-            ) from error
+        write_image(self.folder / "pictures" / f"{frame.id}.jpg", picture)
 
 
 def describe(objects: KITTIObjects) -> list[dict]:

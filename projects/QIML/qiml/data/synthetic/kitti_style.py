@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-import cv2
-
 from qiml.data.depth_map import write_depth_map
+from qiml.data.images import write_image
 from qiml.data.kitti_format import write_calibration, write_objects
 from qiml.data.synthetic.scene import render_scene
-from qiml.io import atomic_path, atomic_write_text
+from qiml.io import atomic_write_text
 
 
 def write_frame(
@@ -16,9 +15,7 @@ def write_frame(
     """Draw and write one frame; :func:`last_file` comes last."""
     frame = render_scene(seed, index, size, dense_depth=dense_depth)
     name = f"{index:06d}"
-    with atomic_path(root / "training" / "image_2" / f"{name}.png") as temporary:
-        # OpenCV's default is its fastest; sensor noise leaves little to compress anyway.
-        cv2.imwrite(str(temporary), cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR))
+    write_image(root / "training" / "image_2" / f"{name}.png", frame.image)
     if frame.depth is not None:
         write_depth_map(root / "training" / "depth_dense" / f"{name}.png", frame.depth)
     write_calibration(root / "training" / "calib" / f"{name}.txt", frame.projection)

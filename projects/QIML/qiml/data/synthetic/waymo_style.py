@@ -3,14 +3,14 @@
 import json
 from pathlib import Path
 
-import cv2
 import numpy as np
 
+from qiml.data.images import write_image
 from qiml.data.kitti_format import KITTIObjects
 from qiml.data.synthetic.placement import WAYMO_CAMERA
 from qiml.data.synthetic.scene import OCCLUSION_LIMITS, render_scene
 from qiml.data.waymo_format import VERSION, WaymoCamera, WaymoFrame, WaymoObject
-from qiml.io import atomic_path, atomic_write_text
+from qiml.io import atomic_write_text
 from qiml.structures.vehicle import boxes_to_vehicle, camera_to_vehicle
 
 CAMERA = "FRONT"
@@ -29,9 +29,7 @@ def write_frame(root: Path, size: tuple[int, int], seed: int, index: int) -> Non
     """Draw and write one frame; :func:`last_file` comes last."""
     drawn = render_scene(seed, index, size, WAYMO_CAMERA)
     image = f"{index:06d}_{CAMERA}.jpg"
-    with atomic_path(root / "frames" / image) as temporary:
-        pixels = cv2.cvtColor(drawn.image, cv2.COLOR_RGB2BGR)
-        cv2.imwrite(str(temporary), pixels, [cv2.IMWRITE_JPEG_QUALITY, 95])
+    write_image(root / "frames" / image, drawn.image)
     (f_u, _, c_u, _), (_, f_v, c_v, _) = drawn.projection[:2].tolist()
     camera = WaymoCamera(*size, (f_u, f_v, c_u, c_v, 0.0, 0.0, 0.0, 0.0, 0.0), _EXTRINSIC)
     frame = WaymoFrame(
