@@ -9,11 +9,14 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from qiml.errors import ConfigError, DatasetError
+from qiml.io import visible_files
 
 CAMERAS = ("FRONT", "FRONT_LEFT", "FRONT_RIGHT", "SIDE_LEFT", "SIDE_RIGHT")  # numbers 1 to 5
 CLASS_TYPES = {1: "Vehicle", 2: "Pedestrian", 4: "Cyclist"}
@@ -87,7 +90,11 @@ class WaymoFrame:
 
     @classmethod
     def from_json(cls, line: str) -> "WaymoFrame":
-        """The inverse of :meth:`to_json`."""
+        """The inverse of :meth:`to_json`.
+
+        Raises:
+            ValueError, KeyError, TypeError, AttributeError, RecursionError: the line is none of its lines.
+        """
         values = json.loads(line)
         objects = [
             {
@@ -98,13 +105,55 @@ class WaymoFrame:
             }
             for item in values["objects"]
         ]
+        if any(item.keys() != _OBJECT_KEYS for item in objects):
+            raise ValueError("an object with other keys")
         cameras = {
             name: WaymoCamera(width, height, tuple(intrinsic), tuple(extrinsic))
             for name, (width, height, intrinsic, extrinsic) in values["cameras"].items()
         }
-        return cls(
+        frame = cls(
             **{**values, "cameras": cameras, "objects": tuple(WaymoObject(**o) for o in objects)}
         )
+        frame.check()
+        return frame
+
+    def check(self) -> None:
+        """Raise ValueError or TypeError where something cannot be used for training or evaluation."""
+        boxes = [box for item in self.objects for box in (item.box, item.synced_box) if box]
+        sizes = [box[3:6] for box in boxes] + [camera[:2] for camera in self.cameras.values()]
+        rows = {
+            "an image size": ([camera[:2] for camera in self.cameras.values()], 2),
+            "a box": (boxes, 7),
+            "a 2D box": ([box for item in self.objects for box in item.boxes2d.values()], 4),
+            "an intrinsic": ([camera.intrinsic for camera in self.cameras.values()], 9),
+            "an extrinsic": ([camera.extrinsic for camera in self.cameras.values()], 16),
+            "counts": ([(item.points, item.top_points, item.level) for item in self.objects], 3),
+        }
+        for name, (values, width) in rows.items():
+            numbers = np.array(values or np.empty((0, width)))
+            if numbers.dtype.kind not in "if" or numbers.shape[1:] != (width,):
+                raise ValueError(f"{name} that is not of {width} numbers")
+            if not np.isfinite(numbers).all():
+                raise ValueError(f"{name} with numbers that are not finite")
+        if sizes and min(min(size) for size in sizes) <= 0:
+            raise ValueError("a box or an image without size")
+        if any(
+            camera.intrinsic[0] <= 0 or camera.intrinsic[1] <= 0 for camera in self.cameras.values()
+        ):
+            raise ValueError("a focal length that is not positive")
+        if unknown := [item.type for item in self.objects if item.type not in CLASS_TYPES]:
+            raise ValueError(f"the object type {unknown[0]!r}")
+        names = [self.context, *self.images.values()]
+        names += [name for item in self.objects for name in (item.id, item.visible_camera)]
+        if not all(isinstance(name, str) for name in names) or type(self.timestamp) is not int:
+            raise TypeError("names that are no text, or a timestamp that is no whole number")
+        if strangers := (self.images.keys() - self.cameras.keys()) | (
+            self.cameras.keys() - set(CAMERAS)
+        ):
+            raise ValueError(f"a camera {min(strangers)!r} without calibration or of another car")
+
+
+_OBJECT_KEYS = {each.name for each in fields(WaymoObject)}
 
 
 def parse_cameras(text: str) -> tuple[str, ...]:
@@ -193,21 +242,36 @@ def read_part(path: str | Path) -> tuple[dict, Iterator[WaymoFrame], Counter]:
     """One prepared segment: its settings, its frames, its counts.
 
     Raises:
-        DatasetError: the file is missing, incomplete or of another version.
+        DatasetError: the file is missing, incomplete or of another version; or, when the frames are
+            iterated over, a line is malformed.
     """
     try:
         first, *lines, last = Path(path).read_text(encoding="utf-8").splitlines()
         settings, counts = json.loads(first), Counter(json.loads(last)["counts"])
         if settings["version"] != VERSION:
             raise ValueError(f"version {settings['version']}")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DatasetError(
-            path,
-            found=f"a file that does not read ({error})",
-            expected=f"a prepared segment of version {VERSION}",
-            mend="delete the file and run tools/prepare_waymo.py again",
-        ) from error
-    return settings, map(WaymoFrame.from_json, lines), counts
+        if counts["frames"] != len(lines):
+            raise ValueError(f"{len(lines)} frames, but a count of {counts['frames']}")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _no_segment(path, error) from error
+    return settings, _frames(path, lines), counts
+
+
+def _frames(path: str | Path, lines: Sequence[str]) -> Iterator[WaymoFrame]:
+    for number, line in enumerate(lines, start=2):
+        try:
+            yield WaymoFrame.from_json(line)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise _no_segment(f"{path}:{number}", error) from error
+
+
+def _no_segment(where: str | Path, error: Exception) -> DatasetError:
+    return DatasetError(
+        where,
+        found=f"something that does not read ({type(error).__name__}: {error})",
+        expected=f"a prepared segment of version {VERSION}",
+        mend="delete the file and run tools/prepare_waymo.py again",
+    )
 
 
 def read_split(root: str | Path, split: str) -> list[WaymoFrame]:
@@ -221,7 +285,7 @@ def read_split(root: str | Path, split: str) -> list[WaymoFrame]:
         DatasetError: there is no such folder, or a segment's index does not read.
     """
     folder = Path(root) / split
-    parts = sorted(folder.glob("*.jsonl"))
+    parts = visible_files(folder, "*.jsonl")
     if not parts:
         raise DatasetError(
             folder,

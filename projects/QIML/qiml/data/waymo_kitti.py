@@ -10,7 +10,7 @@ from qiml.data.kitti_format import KITTIObjects, write_calibration, write_object
 from qiml.data.waymo import WAYMO_CLASSES, load_waymo
 from qiml.data.waymo_format import CAMERAS
 from qiml.data.waymo_parquet import read_image_bytes
-from qiml.io import atomic_path, atomic_write_text
+from qiml.io import atomic_path, atomic_write_text, visible_files
 
 _KITTI_NAMES = {"Vehicle": "Car"}
 
@@ -30,7 +30,7 @@ def export_kitti(root: str | Path, out: str | Path) -> int:
     """
     training, total = Path(out) / "training", 0
     for split in ("train", "val"):
-        if not any((Path(root) / split).glob("*.jsonl")):
+        if not visible_files(Path(root) / split, "*.jsonl"):
             continue
         frames = load_waymo(root, split, CAMERAS)
         for frame in tqdm(frames, unit="image", desc=f"KITTI's layout, {split}"):

@@ -3,6 +3,7 @@
 Component and column names are those of `waymo_open_dataset/v2/perception`.
 """
 
+import contextlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -67,10 +68,12 @@ def read_v2(
     calibrations = _read_calibrations(image_file)
     objects = _read_objects(image_file)
     rows: dict[tuple[str, int], dict[str, str]] = defaultdict(dict)
-    for row, item in enumerate(_read(image_file, IMAGES, [_SEGMENT, _TIME, _CAMERA])):
-        name = _camera_name(item[_CAMERA])
-        rows[item[_SEGMENT], item[_TIME]][name] = f"{image_file}#{row}"
-    for key in sorted(rows)[::every]:
+    with _usable(image_file, IMAGES):
+        for row, item in enumerate(_read(image_file, IMAGES, [_SEGMENT, _TIME, _CAMERA])):
+            name = _camera_name(item[_CAMERA])
+            rows[item[_SEGMENT], item[_TIME]][name] = f"{image_file}#{row}"
+        keys = sorted(rows)
+    for key in keys[::every]:
         kept = keep_cameras(calibrations, rows[key], cameras, counts)
         if not kept:
             counts["skipped: frames without any wanted image"] += 1
@@ -94,15 +97,25 @@ def _read(image_file: str, component: str, columns: Sequence[str] | None = None)
     path = _component_file(image_file, component)
     system, inner = open_filesystem(path)
     try:
-        table = pq.read_table(inner, filesystem=system, columns=columns)
+        return pq.read_table(inner, filesystem=system, columns=columns).to_pylist()
     except FileNotFoundError as error:
         raise _missing(path, "no such file", "this segment in every component") from error
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise _missing(path, f"a file that does not read ({error})", "a parquet file") from error
-    for name in columns or ():
-        if name not in table.column_names:
-            raise _missing(path, f"no column {name}", "the columns of release 2.0")
-    return table.to_pylist()
+
+
+@contextlib.contextmanager
+def _usable(image_file: str, component: str) -> Iterator[None]:
+    """Name the component in whose rows something is missing or of another type."""
+    try:
+        yield
+    except KeyError as error:
+        found = f"no column {error}"
+    except (TypeError, ValueError, OverflowError) as error:
+        found = str(error)
+    else:
+        return
+    raise _missing(_component_file(image_file, component), found, "the columns of release 2.0")
 
 
 def _exists(image_file: str, component: str) -> bool:
@@ -121,10 +134,7 @@ def _missing(path: str, found: str, expected: str) -> DatasetError:
 
 
 def _numbers(row: dict, component: str, names: Sequence[str]) -> tuple[float, ...]:
-    try:
-        return tuple(row[f"[{component}].{name}"] for name in names)
-    except KeyError as error:
-        raise _missing(component, f"no column {error}", "the columns of release 2.0") from error
+    return tuple(row[f"[{component}].{name}"] for name in names)
 
 
 def _camera_name(number: int) -> str:
@@ -134,13 +144,14 @@ def _camera_name(number: int) -> str:
 def _read_calibrations(image_file: str) -> dict[str, WaymoCamera]:
     component = "CameraCalibrationComponent"
     found = {}
-    for row in _read(image_file, "camera_calibration"):
-        width, height, extrinsic = _numbers(
-            row, component, ("width", "height", "extrinsic.transform")
-        )
-        intrinsic = _numbers(row, component, [f"intrinsic.{name}" for name in _INTRINSIC])
-        name = _camera_name(row[_CAMERA])
-        found[name] = WaymoCamera(width, height, intrinsic, tuple(extrinsic))
+    with _usable(image_file, "camera_calibration"):
+        for row in _read(image_file, "camera_calibration"):
+            width, height, extrinsic = _numbers(
+                row, component, ("width", "height", "extrinsic.transform")
+            )
+            intrinsic = _numbers(row, component, [f"intrinsic.{name}" for name in _INTRINSIC])
+            name = _camera_name(row[_CAMERA])
+            found[name] = WaymoCamera(width, height, intrinsic, tuple(extrinsic))
     return found
 
 
@@ -148,40 +159,55 @@ def _read_objects(image_file: str) -> dict[tuple[str, int], list[WaymoObject]]:
     """Objects by segment and time; none where the release has no labels (its test split)."""
     if not _exists(image_file, "lidar_box"):
         return {}
-    synced = {}
-    if _exists(image_file, "lidar_camera_synced_box"):
-        component = "LiDARCameraSyncedBoxComponent"
-        for row in _read(image_file, "lidar_camera_synced_box"):
-            (camera,) = _numbers(row, component, ["most_visible_camera_name"])
-            box = _numbers(row, component, [f"camera_synced_box.{name}" for name in _BOX])
-            synced[_object_key(row)] = _camera_name(camera), box
-    boxes2d: dict[tuple, dict[str, tuple[float, ...]]] = defaultdict(dict)
-    for row in _read(image_file, "projected_lidar_box"):
-        values = _numbers(row, "ProjectedLiDARBoxComponent", [f"box.{name}" for name in _BOX2D])
-        boxes2d[_object_key(row)][_camera_name(row[_CAMERA])] = corners(*values)
-    objects = defaultdict(list)
-    for row in _read(image_file, "lidar_box"):
-        key = _object_key(row)
-        camera, synced_box = synced.get(key, ("", None))
-        kind, points, top_points = _numbers(
-            row,
-            "LiDARBoxComponent",
-            ("type", "num_lidar_points_in_box", "num_top_lidar_points_in_box"),
-        )
-        objects[key[:2]].append(
-            WaymoObject(
+    synced, boxes2d = _read_synced(image_file), _read_boxes2d(image_file)
+    component, objects = "LiDARBoxComponent", defaultdict(list)
+    names = ("type", "num_lidar_points_in_box", "num_top_lidar_points_in_box")
+    with _usable(image_file, "lidar_box"):
+        for row in _read(image_file, "lidar_box"):
+            key = _object_key(row)
+            camera, synced_box = synced.get(key, ("", None))
+            kind, points, top_points = _numbers(row, component, names)
+            item = WaymoObject(
                 id=key[2],
-                type=kind,
-                box=_numbers(row, "LiDARBoxComponent", [f"box.{name}" for name in _BOX]),
+                type=int(kind),
+                box=_box(row, component, "box"),
                 synced_box=synced_box,
-                points=points or 0,
-                top_points=top_points or 0,
-                level=row.get("[LiDARBoxComponent].difficulty_level.detection") or 0,
+                points=int(points or 0),
+                top_points=int(top_points or 0),
+                level=int(row.get(f"[{component}].difficulty_level.detection") or 0),
                 visible_camera=camera,
                 boxes2d=dict(boxes2d.get(key, {})),
             )
-        )
+            objects[key[:2]].append(item)
     return objects
+
+
+def _read_synced(image_file: str) -> dict[tuple, tuple[str, tuple[float, ...]]]:
+    """Most visible camera and camera-synced box of each object; none where the release has no such."""
+    component, found = "LiDARCameraSyncedBoxComponent", {}
+    if _exists(image_file, "lidar_camera_synced_box"):
+        with _usable(image_file, "lidar_camera_synced_box"):
+            for row in _read(image_file, "lidar_camera_synced_box"):
+                (camera,) = _numbers(row, component, ["most_visible_camera_name"])
+                box = _box(row, component, "camera_synced_box")
+                found[_object_key(row)] = _camera_name(camera), box
+    return found
+
+
+def _read_boxes2d(image_file: str) -> dict[tuple, dict[str, tuple[float, ...]]]:
+    """Projected labels of each object by camera."""
+    component, found = "ProjectedLiDARBoxComponent", defaultdict(dict)
+    with _usable(image_file, "projected_lidar_box"):
+        for row in _read(image_file, "projected_lidar_box"):
+            values = _numbers(row, component, [f"box.{name}" for name in _BOX2D])
+            found[_object_key(row)][_camera_name(row[_CAMERA])] = corners(*values)
+    return found
+
+
+def _box(row: dict, component: str, prefix: str) -> tuple[float, ...]:
+    """Raises TypeError for what is no number."""
+    values = _numbers(row, component, [f"{prefix}.{name}" for name in _BOX])
+    return tuple(0.0 + value for value in values)
 
 
 def _object_key(row: dict) -> tuple[str, int, str]:
@@ -216,9 +242,12 @@ def read_image_bytes(reference: str) -> bytes:
                 batches = file.iter_batches(1, row_groups=[group], columns=[_IMAGE_COLUMN])
                 for position, batch in enumerate(batches):
                     if position == row:
-                        return batch.column(0)[0].as_py()
+                        return bytes(batch.column(0)[0].as_buffer())
             row -= size
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except (
+        pa.ArrowException,
+        *(OSError, ValueError, IndexError, AttributeError, TypeError),
+    ) as error:
         raise _missing(reference, f"an image that does not read ({error})", "a row") from error
     raise _missing(reference, "no such row", "a row of the camera_image component")
 

@@ -21,7 +21,7 @@ from qiml.data.waymo_format import VERSION, WaymoFrame, read_part
 from qiml.data.waymo_parquet import list_segments, read_v2
 from qiml.data.waymo_records import read_v1
 from qiml.errors import ConfigError, DatasetError, QIMLError
-from qiml.io import atomic_path
+from qiml.io import atomic_path, visible_files
 
 SPLITS = {"training": "train", "validation": "val", "testing": "test"}
 
@@ -135,7 +135,7 @@ def _sources(folder: str) -> list[str]:
         path = Path(folder)
         if path.suffix == ".tfrecord":
             return [folder]
-        records = sorted(str(file) for file in path.glob("*.tfrecord"))
+        records = [str(file) for file in visible_files(path, "*.tfrecord")]
         if records:
             return records
     return list_segments(folder)
@@ -218,9 +218,22 @@ def prepare_segment(segment: Segment) -> Counter:
     with atomic_path(segment.part) as temporary, open(temporary, "w", encoding="utf-8") as index:
         index.write(json.dumps(segment.settings) + "\n")
         for frame, images in read(segment.source, segment.cameras, segment.every, counts):
+            _check(frame, segment.source)
             index.write(_with_images(segment, frame, images).to_json() + "\n")
         index.write(json.dumps({"counts": counts}) + "\n")
     return counts
+
+
+def _check(frame: WaymoFrame, source: str) -> None:
+    try:
+        frame.check()
+    except (TypeError, ValueError) as error:
+        raise DatasetError(
+            f"{source}, frame {frame.timestamp} µs",
+            found=str(error),
+            expected="finite calibrations and labels",
+            mend="fetch the file again: it is damaged",
+        ) from error
 
 
 def _with_images(segment: Segment, frame: WaymoFrame, images: dict[str, bytes]) -> WaymoFrame:

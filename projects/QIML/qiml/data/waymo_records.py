@@ -41,11 +41,14 @@ def read_v1(
         where = f"{path}, record {number * every}"
         try:
             frame.ParseFromString(data)
-        except Exception as error:  # DecodeError, whose class depends on protobuf's build
-            raise _not_a_frame(where, str(error)) from error
-        if not frame.context.name:
-            raise _not_a_frame(where, "a message without the name of its segment")
-        yield from _read_frame(frame, where, cameras, counts)
+            found = _read_frame(frame, where, cameras, counts)
+        except DatasetError:
+            raise
+        # DecodeError, whose class depends on protobuf's build; or, later, a text that is none.
+        except Exception as error:
+            raise _not_a_frame(where, f"{type(error).__name__}: {error}") from error
+        if found is not None:
+            yield found
 
 
 def _not_a_frame(where: str, found: str) -> DatasetError:
@@ -59,7 +62,10 @@ def _not_a_frame(where: str, found: str) -> DatasetError:
 
 def _read_frame(
     frame, where: str, cameras: Sequence[str], counts: Counter
-) -> Iterator[tuple[WaymoFrame, dict[str, bytes]]]:
+) -> tuple[WaymoFrame, dict[str, bytes]] | None:
+    """What :func:`read_v1` yields; None where there is no image of the cameras."""
+    if not frame.context.name:
+        raise _not_a_frame(where, "a message without the name of its segment")
     images = {_camera_name(image.name): image.image for image in frame.images}
     calibrations = {
         _camera_name(c.name): _calibration(c) for c in frame.context.camera_calibrations
@@ -67,7 +73,7 @@ def _read_frame(
     kept = keep_cameras(calibrations, images, cameras, counts)
     if not kept:
         counts["skipped: frames without any wanted image"] += 1
-        return
+        return None
     if not frame.laser_labels:
         counts["frames without labels"] += 1
     elif not any(label.HasField("num_lidar_points_in_box") for label in frame.laser_labels):
@@ -80,7 +86,7 @@ def _read_frame(
     counts["frames"] += 1
     objects = keep_usable(_objects(frame), kept, counts)
     chosen = {name: calibrations[name] for name in kept}
-    yield (
+    return (
         WaymoFrame(frame.context.name, frame.timestamp_micros, chosen, {}, objects),
         {name: images[name] for name in kept},
     )
