@@ -23,12 +23,13 @@ def frame(frame_id="000007", source="somewhere/000007.png", width=1200, height=4
 
 def test_a_kitti_file_serves_all_frames_and_a_folder_each_its_own(tmp_path):
     write_calibration(tmp_path / "000007.txt", MATRIX)
-    write_calibration(tmp_path / "drive.txt", 2 * MATRIX)
-    np.testing.assert_allclose(CalibrationReader(tmp_path / "drive.txt")(frame()), 2 * MATRIX)
+    twice_as_large = np.diag([2, 2, 1]) @ MATRIX
+    write_calibration(tmp_path / "drive.txt", twice_as_large)
+    np.testing.assert_allclose(CalibrationReader(tmp_path / "drive.txt")(frame()), twice_as_large)
     folder = CalibrationReader(tmp_path)
     np.testing.assert_allclose(folder(frame()), MATRIX)
     of_video = frame("drive_000003", "videos/drive.mp4")
-    np.testing.assert_allclose(folder(of_video), 2 * MATRIX)
+    np.testing.assert_allclose(folder(of_video), twice_as_large)
     with pytest.raises(DatasetError, match="calibration of frame 000008") as error:
         folder(frame("000008", "000008.png"))
     assert all(way in str(error.value) for way in WAYS)

@@ -13,7 +13,7 @@ def test_records_come_back_in_order(tmp_path):
     path = tmp_path / "new" / "study.jsonl"
     assert read_records(path) == []
     for seed in range(3):
-        append_record(path, {"seed": seed})
+        append_record(path, {"identity": "ab12", "seed": seed})
     assert [record["seed"] for record in read_records(path)] == [0, 1, 2]
 
 
@@ -25,19 +25,22 @@ def test_a_run_that_another_study_has_is_finished(tmp_path):
     assert [cell.seed for cell in finished(cells, tmp_path)] == [2]
 
 
-@pytest.mark.parametrize("kept", range(1, 12))
+@pytest.mark.parametrize("kept", [1, 2, 7, 11, 20, 36])
 def test_a_line_torn_by_a_crash_is_forgotten_and_written_over(tmp_path, kept):
     path = tmp_path / "study.jsonl"
-    append_record(path, {"seed": 1})
+    one, three = ({"identity": "ab12", "seed": seed} for seed in (1, 3))
+    append_record(path, one)
     whole = path.read_bytes()
-    path.write_bytes(whole + json.dumps({"seed": 20}).encode()[:kept])
-    assert read_records(path)[0] == {"seed": 1}
-    append_record(path, {"seed": 3})
-    assert read_records(path) == [{"seed": 1}, {"seed": 3}]
+    path.write_bytes(whole + json.dumps({"seed": 20, "identity": "é"}).encode()[:kept])
+    assert read_records(path) == [one]
+    append_record(path, three)
+    assert read_records(path) == [one, three]
 
 
-def test_a_damaged_line_in_the_middle_is_named(tmp_path):
+@pytest.mark.parametrize("damaged", ['{"seed"', "[1]", "3", '{"seed": 2}', ""])
+@pytest.mark.parametrize("behind", ["", '{"identity": "cd34", "seed": 3}\n'])
+def test_a_damaged_line_is_named(tmp_path, damaged, behind):
     path = tmp_path / "study.jsonl"
-    path.write_text('{"seed": 1}\n{"seed"\n{"seed": 3}\n')
+    path.write_text(f'{{"identity": "ab12", "seed": 1}}\n{damaged}\n{behind}')
     with pytest.raises(DatasetError, match=r"study\.jsonl:2"):
         read_records(path)

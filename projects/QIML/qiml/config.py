@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-import yaml
 from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg
 
+from qiml.config_ranges import check_ranges
 from qiml.errors import ConfigError
 
 
@@ -243,6 +243,7 @@ def load_config(config_file: str, overrides: Sequence[str] = ()) -> CN:
     """
     cfg = get_cfg()
     add_qiml_config(cfg)
+    defaults = flat_config(cfg)
     if config_file:
         if not Path(config_file).is_file():
             raise ConfigError(
@@ -252,7 +253,7 @@ def load_config(config_file: str, overrides: Sequence[str] = ()) -> CN:
                 mend="see the folder configs/",
             )
         with _mendable(cfg, config_file):
-            cfg.merge_from_file(config_file)
+            cfg.merge_from_file(config_file, allow_unsafe=False)  # data alone, no code
     if len(overrides) % 2:
         raise ConfigError(
             "command line",
@@ -262,7 +263,10 @@ def load_config(config_file: str, overrides: Sequence[str] = ()) -> CN:
         )
     with _mendable(cfg, "command line"):
         cfg.merge_from_list(list(overrides))
+    check_ranges(flat_config(cfg), defaults)
     _check_values(cfg)
+    with _mendable(cfg, "MODEL.DEVICE"):
+        torch.device(cfg.MODEL.DEVICE)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
     return cfg
@@ -283,7 +287,7 @@ def _mendable(cfg: CN, where: str) -> Iterator[None]:
         yield
     except (KeyError, AttributeError, AssertionError) as error:
         text = str(error).strip("'\"")
-        key = text.rpartition(" ")[2].strip(".")
+        key = text.rpartition(" ")[2].strip(".")[:100]
         similar = difflib.get_close_matches(key, flat_config(cfg), n=1)
         raise ConfigError(
             f"{where}: {key}",
@@ -293,11 +297,12 @@ def _mendable(cfg: CN, where: str) -> Iterator[None]:
             if similar
             else "see projects/QIML/README.md for the keys",
         ) from error
-    except (ValueError, TypeError, OSError, yaml.YAMLError) as error:
+    # YAML's and Python's parsers and the merge of _BASE_ files have many ways to fail.
+    except Exception as error:
         raise ConfigError(
             where,
-            found=" ".join(str(error).split()),
-            expected="values of the defaults' types",
+            found=f"{type(error).__name__}: {error}",
+            expected="YAML, with values of the defaults' types",
             mend="see projects/QIML/qiml/config.py",
         ) from error
 

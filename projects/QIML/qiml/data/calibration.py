@@ -1,15 +1,14 @@
 """Calibration from where users have it: KITTI's files, a matrix, a focal length, or the photograph itself."""
 
 import functools
-import json
 import math
 from pathlib import Path
 
 import numpy as np
-import yaml
 from PIL import ExifTags, Image
 
-from qiml.data.kitti_format import read_calibration, read_lines
+from qiml.data.documents import read_document
+from qiml.data.kitti_format import read_calibration
 from qiml.data.sources import Frame
 from qiml.errors import ConfigError, DatasetError
 
@@ -20,6 +19,11 @@ WAYS = (
 )
 _MATRIX_KEYS = ("projection", "P2", "K", "camera_matrix", "data")
 _MATRIX_EXTENSIONS = (".json", ".yaml", ".yml")
+_MATRIX = {
+    "expected": "a 3×3 or 3×4 matrix of finite numbers with positive focal lengths",
+    "mend": "write [[fx, 0, cx], [0, fy, cy], [0, 0, 1]], in pixels, alone or under the key 'projection'",
+}
+_MOST = 12  # numbers in a row, or rows
 # Diagonal of 36 mm × 24 mm film, which equivalent focal lengths refer to.
 _FILM_DIAGONAL = math.hypot(36, 24)
 _MILLIMETRES = {2: 25.4, 3: 10.0, 4: 1.0}  # by FocalPlaneResolutionUnit: inch, cm, mm
@@ -104,19 +108,19 @@ def read_matrix(path: str | Path) -> np.ndarray:
     Raises:
         DatasetError: not JSON or YAML, no such matrix, or one that is not of a pinhole camera.
     """
-    text = "\n".join(read_lines(path))
-    try:
-        content = json.loads(text) if Path(path).suffix.lower() == ".json" else yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError) as error:
-        raise _wrong_matrix(path, " ".join(str(error).split())) from error
-    while isinstance(content, dict):
+    content = read_document(path, **_MATRIX)
+    for _ in _MATRIX_KEYS:  # no further: a YAML alias may lead back to where it stands
+        if not isinstance(content, dict):
+            break
         key = next((key for key in _MATRIX_KEYS if key in content), None)
         if key is None:
             raise _wrong_matrix(path, f"the keys {', '.join(map(str, content)) or '(none)'}")
         content = content[key]
+    if not _is_small(content):
+        raise _wrong_matrix(path, "something much larger")
     try:
         matrix = np.array(content, dtype=float)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise _wrong_matrix(path, "rows of different lengths, or not of numbers") from error
     if matrix.shape in ((9,), (12,)):
         matrix = matrix.reshape(3, -1)
@@ -131,13 +135,16 @@ def read_matrix(path: str | Path) -> np.ndarray:
     return np.hstack([matrix, np.zeros((3, 4 - matrix.shape[1]))])
 
 
+def _is_small(content: object) -> bool:
+    """Whether lists are short and not nested further than a matrix: a few YAML aliases stand for billions."""
+    rows = content if isinstance(content, list) else []
+    lists = [rows, *(row for row in rows if isinstance(row, list))]
+    nested = [item for row in lists[1:] for item in row if isinstance(item, list)]
+    return not nested and all(len(each) <= _MOST for each in lists)
+
+
 def _wrong_matrix(path: str | Path, found: str) -> DatasetError:
-    return DatasetError(
-        path,
-        found=found,
-        expected="a 3×3 or 3×4 matrix of finite numbers with positive focal lengths",
-        mend="write [[fx, 0, cx], [0, fy, cy], [0, 0, 1]], in pixels, alone or under the key 'projection'",
-    )
+    return DatasetError(path, found=found, **_MATRIX)
 
 
 def focal_projection(focal: float, image_size: tuple[int, int]) -> np.ndarray:
@@ -163,7 +170,7 @@ def exif_focal(path: str | Path) -> float:
     try:
         with Image.open(path) as image:
             exif, (width, height) = image.getexif(), image.size
-    except (OSError, SyntaxError):  # a video or a webcam
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # a video or a webcam
         exif, width, height = Image.Exif(), 0, 0
     tags = exif.get_ifd(ExifTags.IFD.Exif)
     focal = _equivalent_focal(tags, width, height) or _sensor_focal(tags, width)

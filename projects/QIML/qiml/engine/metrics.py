@@ -42,10 +42,10 @@ def forget_metrics_from(output_dir: str, iteration: int) -> None:
     if not path.is_file():
         return
     kept = []
-    for line in path.read_text().splitlines(keepends=True):
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
         try:
             is_past = json.loads(line)["iteration"] < iteration
-        except (ValueError, KeyError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             is_past = False
         if is_past and line.endswith("\n"):
             kept.append(line)

@@ -85,7 +85,14 @@ def _level_indices(name: str, options: dict[str, Any]) -> tuple[int, ...]:
     """Which of the model's feature maps have the strides of `TimmBackbone`."""
     try:
         levels = timm.create_model(name, features_only=True, **options).feature_info
-    except (TypeError, RuntimeError) as error:
+    except (
+        TypeError,
+        ValueError,
+        AssertionError,
+        LookupError,
+        ArithmeticError,
+        RuntimeError,
+    ) as error:
         raise ConfigError(
             "MODEL.BACKBONE.TIMM_OPTIONS",
             found=f"{options} ({error})",

@@ -14,6 +14,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from qiml.config import load_config
 from qiml.data.catalog import CUSTOM_PREFIX, register_datasets
+from qiml.data.kitti_folder import read_image_ids
 from qiml.data.synthetic import write_dataset
 from qiml.engine.descriptors import collect_descriptors
 from qiml.engine.trained import load_trained_model
@@ -23,7 +24,7 @@ from qiml.evaluation.kitti_evaluation import evaluate_tables
 from qiml.evaluation.kitti_rules import VISIBLE, Difficulty, Overlaps
 from qiml.evaluation.kitti_table import read_table
 from qiml.evaluation.manifold import measure
-from qiml.io import atomic_write_text
+from qiml.io import atomic_write_text, visible_files
 from qiml.studies.study import PROJECT_ROOT, Cell, SyntheticData
 from qiml.visualization.report_run import read_metrics
 
@@ -93,7 +94,7 @@ def prepare_data(cell: Cell) -> None:
 
 def _list_first_frames(cell: Cell) -> None:
     folder = cell.data.root / "ImageSets"
-    ids = (folder / f"{_full_train_split(cell)}.txt").read_text().split()
+    ids = read_image_ids(folder / f"{_full_train_split(cell)}.txt")
     if cell.train_frames > len(ids):
         raise ConfigError(
             f"train_frames of group {cell.group}",
@@ -180,10 +181,10 @@ def _detection_measures(cfg) -> dict[str, float]:
     (dataset,) = cfg.DATASETS.TEST
     register_datasets([dataset])
     label_dir = Path(MetadataCatalog.get(dataset).label_dir)
-    (result_dir,) = (Path(cfg.OUTPUT_DIR) / "kitti_results").glob("*/data")
+    (results,) = visible_files(Path(cfg.OUTPUT_DIR) / "kitti_results")
     ids = [str(frame["image_id"]) for frame in DatasetCatalog.get(dataset)]
     gt = read_table([label_dir / f"{i}.txt" for i in ids], scored=False)
-    dt = read_table([result_dir / f"{i}.txt" for i in ids], scored=True)
+    dt = read_table([results / "data" / f"{i}.txt" for i in ids], scored=True)
     level = _visible(cfg.TEST.VISIBLE_MIN_HEIGHT)
     evaluation = evaluate_tables(
         gt, dt, classes=[CLASS], difficulties=[level], overlaps=OVERLAPS, metrics=("bev", "3d")

@@ -3,18 +3,21 @@
 import hashlib
 import json
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-
-import yaml
 
 from qiml.config import flat_config, load_config
 from qiml.data.catalog import datasets_root
-from qiml.errors import ConfigError
+from qiml.data.documents import read_document
+from qiml.errors import ConfigError, DatasetError
 
 PROJECT_ROOT = Path(__file__).resolve().parents[4]
 """Where train_net.py is, and the configs that groups name."""
 
+_STUDY = {
+    "expected": "title, data, groups, variants, baseline and seeds",
+    "mend": "compare it with the studies in configs/studies/",
+}
 # What a run's result does not depend on, or what the study's `data` says already.
 _NOT_IDENTITY = ("OUTPUT_DIR", "DATASETS.TRAIN", "DATASETS.TEST", "MODEL.DEVICE", "SEED")
 
@@ -190,38 +193,57 @@ def load_study(path: str | Path) -> Study:
             path, found="no such file", expected="a study", mend="see the folder configs/studies/"
         )
     try:
-        text = yaml.safe_load(path.read_text(encoding="utf-8"))
-        data = dict(text["data"])
-        study = Study(
-            name=path.stem,
-            title=text["title"],
-            about=text.get("about", ""),
-            data=SyntheticData(**data.pop("synthetic"))
-            if "synthetic" in data
-            else FolderData(**data),
-            groups={name: Group(**group) for name, group in text["groups"].items()},
-            variants={name: dict(keys or {}) for name, keys in text["variants"].items()},
-            baseline=text["baseline"],
-            seeds=tuple(int(seed) for seed in text["seeds"]),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError, yaml.YAMLError) as error:
-        raise ConfigError(
-            path,
-            found=f"{type(error).__name__}: {' '.join(str(error).split())}",
-            expected="title, data, groups, variants, baseline and seeds",
-            mend="compare it with the studies in configs/studies/",
-        ) from error
+        study = _parse(path.stem, read_document(path, **_STUDY))
+    except DatasetError as error:
+        raise ConfigError(str(error)) from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ConfigError(path, found=f"{type(error).__name__}: {error}", **_STUDY) from error
     _check(study, path)
     return study
 
 
+def _parse(name: str, text: dict) -> Study:
+    """Raises KeyError, TypeError, ValueError or AttributeError where something is not as it should be."""
+    data = dict(text["data"])
+    synthetic = data.pop("synthetic", None)
+    study = Study(
+        name=name,
+        title=text["title"],
+        about=text.get("about", ""),
+        data=SyntheticData(**synthetic, **data) if synthetic else FolderData(**data),
+        # YAML takes some names for numbers or for true and false.
+        groups={str(name): Group(**group) for name, group in text["groups"].items()},
+        variants={str(name): dict(keys or {}) for name, keys in text["variants"].items()},
+        baseline=str(text["baseline"]),
+        seeds=tuple(text["seeds"]),
+    )
+    if not study.groups:
+        raise ValueError("no groups")
+    for item in (study, study.data, *study.groups.values()):
+        _check_types(item)
+    if wrong := [seed for seed in study.seeds if type(seed) is not int]:
+        raise TypeError(f"a seed is {wrong[0]!r}, no whole number")
+    if synthetic and not re.fullmatch(r"[1-9]\d*x[1-9]\d*", study.data.size):
+        raise ValueError(f"size is {study.data.size!r}, not WIDTHxHEIGHT")
+    if least := [n for n, group in study.groups.items() if group.train_frames < 0]:
+        raise ValueError(f"train_frames of {least[0]} is negative")
+    return study
+
+
+def _check_types(item: Study | SyntheticData | FolderData | Group) -> None:
+    for each in fields(item):
+        value = getattr(item, each.name)
+        if each.type in (str, int, dict) and type(value) is not each.type:
+            raise TypeError(f"{each.name} is {value!r}, no {each.type.__name__}")
+
+
 def _check(study: Study, path: Path) -> None:
     for name in (*study.groups, *study.variants):
-        if not re.fullmatch(r"[\w.+-]+", str(name)):
+        if not re.fullmatch(r"[\w+-][\w.+-]*", name):
             raise ConfigError(
                 path,
                 found=f"the name {name!r}",
-                expected="letters, digits and . + - _: it names folders",
+                expected="letters, digits and . + - _, no . in front: it names folders",
                 mend="rename it",
             )
     if study.baseline not in study.variants:

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import yaml
-
+from qiml.data.documents import read_document
 from qiml.errors import DatasetError
 
 _METRICS = "metrics.json"
+_NO_ENTRY = (
+    ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError,
+)  # fmt: skip
 _KITTI_KEYS = {"frames", "order", "results", "min_overlap", "depth_errors", "curves"}
 _WAYMO_KEYS = {"protocol", "iou", "frames", "results"}
 _RETRY = "evaluate the run: python train_net.py --config-file … --resume --eval-only OUTPUT_DIR {}"
@@ -120,7 +122,7 @@ def read_metrics(path: Path) -> dict[str, Curve]:
         try:
             entry = json.loads(line)
             iteration = int(entry.pop("iteration"))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except _NO_ENTRY as error:
             if number == len(lines) and not line.endswith("\n"):
                 break
             raise DatasetError(
@@ -140,34 +142,27 @@ def read_metrics(path: Path) -> dict[str, Curve]:
 def _read_config(path: Path) -> dict:
     if not path.is_file():
         return {}
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DatasetError(
-            path,
-            found=" ".join(str(error).split()),
-            expected="the config that the run wrote",
-            mend="restore the file, or delete it and do without the settings",
-        ) from error
+    config = read_document(
+        path,
+        expected="the config that the run wrote",
+        mend="restore the file, or delete it and do without the settings",
+    )
     return config if isinstance(config, dict) else {}
 
 
 def _read_evaluations(folder: Path, kind: str, keys: set[str]) -> dict[str, dict]:
     """Content of the files KIND_NAME.json by NAME."""
     found = {}
+    wanted = {
+        "expected": f"what the evaluation writes: {', '.join(sorted(keys))}",
+        "mend": _RETRY.format(folder),
+    }
     for path in sorted(folder.glob(f"{kind}_*.json")):
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            missing = sorted(keys - content.keys())
-            problem = f"no entry {missing[0]}" if missing else ""
-        except (ValueError, AttributeError) as error:
-            problem = f"no JSON object ({error})"
-        if problem:
+        content = read_document(path, **wanted)
+        if not isinstance(content, dict) or keys - content.keys():
+            missing = sorted(keys - content.keys()) if isinstance(content, dict) else ()
             raise DatasetError(
-                path,
-                found=problem,
-                expected=f"what the evaluation writes: {', '.join(sorted(keys))}",
-                mend=_RETRY.format(folder),
+                path, found=f"no entry {missing[0]}" if missing else "no JSON object", **wanted
             )
         found[path.stem.removeprefix(f"{kind}_")] = content
     return found

@@ -1,0 +1,104 @@
+"""What config values must be beyond their type, key by key."""
+
+import math
+from collections.abc import Mapping
+
+from qiml.errors import ConfigError
+
+_ABOVE_0 = math.ulp(0.0)
+_SHARE, _WEIGHT, _POSITIVE = (0, 1), (0, 1e6), (_ABOVE_0, 1e6)
+# Key -> least and most, of the value or of each of its numbers.
+_RANGES = {
+    "INPUT.AUGMENTATION.FLIP": _SHARE,
+    "INPUT.AUGMENTATION.CROP": _SHARE,
+    "INPUT.AUGMENTATION.CROP_SCALE": (0, 0.9),
+    "INPUT.AUGMENTATION.CROP_SHIFT": _SHARE,
+    "INPUT.AUGMENTATION.SHIFT": _SHARE,
+    "INPUT.AUGMENTATION.SHIFT_PIXELS": (0, 10_000),
+    "INPUT.AUGMENTATION.PHOTOMETRIC": _SHARE,
+    "MODEL.PIXEL_STD": _POSITIVE,
+    "MODEL.BOX3D_HEAD.NUM_CLASSES": (1, 1000),
+    "MODEL.BOX3D_HEAD.HIDDEN_CHANNELS": (1, 8192),
+    "MODEL.BOX3D_HEAD.SCORE_THRESHOLD": _SHARE,
+    "MODEL.BOX3D_HEAD.ROI_SIZE": (1, 100),
+    "MODEL.BOX3D_HEAD.MEAN_SIZES": _POSITIVE,
+    "MODEL.OBJECT_DEPTH.HIDDEN_CHANNELS": (1, 8192),
+    "MODEL.OBJECT_DEPTH.WEIGHT": _WEIGHT,
+    "MODEL.QUASI_ISOMETRIC.EPSILON": (_ABOVE_0, math.inf),
+    "MODEL.QUASI_ISOMETRIC.WEIGHT": _WEIGHT,
+    "MODEL.QUASI_ISOMETRIC.TEMPERATURE": _POSITIVE,
+    "MODEL.CONTRASTIVE.WEIGHT": _WEIGHT,
+    "SOLVER.BASE_LR": _POSITIVE,
+    "SOLVER.BETAS": (0, 1 - 1e-9),
+    "SOLVER.WEIGHT_DECAY": _WEIGHT,
+    "SOLVER.WARMUP_START_LR": (0, 1e3),
+    "SOLVER.WARMUP_ITERS": (0, math.inf),
+    "SOLVER.MAX_ITER": (0, math.inf),
+    "SOLVER.STEPS": (0, math.inf),
+    "SOLVER.GAMMA": _WEIGHT,
+    "SOLVER.CYCLIC.RISE": _SHARE,
+    "SOLVER.CYCLIC.PEAK": _POSITIVE,
+    "SOLVER.CYCLIC.FINAL": _WEIGHT,
+    "SOLVER.CYCLIC.MOMENTUM": (0, 1 - 1e-9),
+    "TEST.VISIBLE_MIN_HEIGHT": (0, 1e5),
+}
+_LENGTHS = {"SOLVER.BETAS": 2, "MODEL.PIXEL_MEAN": 3, "MODEL.PIXEL_STD": 3, "INPUT.SIZE": 2}
+# What lists hold whose defaults are empty.
+_EXAMPLES = {
+    "INPUT.FILTER.LIDAR_POINTS": (0,),
+    "INPUT.FILTER.CLASSES": ("Car",),
+    "DATASETS.TRAIN": ("kitti_train",),
+    "DATASETS.TEST": ("kitti_val",),
+}
+
+
+def check_ranges(values: Mapping[str, object], defaults: Mapping[str, object]) -> None:
+    """Raise ConfigError for a value that no run can use.
+
+    Args:
+        values: of every key; only those that differ from the defaults are looked at.
+        defaults: of every key that has one.
+    """
+    for key, value in values.items():
+        default = _EXAMPLES.get(key, defaults.get(key))
+        if default is None or value == defaults[key]:
+            continue
+        least, most = _RANGES.get(key, (-math.inf, math.inf))
+        if not _is_alike(value, default):
+            expected = f"something like {default!r}"
+        elif len(value) != _LENGTHS[key] if key in _LENGTHS else False:
+            expected = f"{_LENGTHS[key]} numbers"
+        elif not all(least <= number <= most for number in _numbers(value)):  # nan is none of them
+            expected = _describe(least, most)
+        else:
+            continue
+        raise ConfigError(key, found=repr(value), expected=expected, mend="correct the value")
+
+
+def _is_alike(value: object, default: object) -> bool:
+    """Whether texts, numbers and lists of them stand where they stand in the default."""
+    if isinstance(default, list | tuple):
+        return isinstance(value, list | tuple) and all(
+            _is_alike(item, default[0]) and _same_length(item, default[0])
+            for item in value
+            if default
+        )
+    if isinstance(default, bool) or not isinstance(default, int | float):
+        return isinstance(value, type(default))
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _same_length(item: object, default: object) -> bool:
+    return not isinstance(default, list | tuple) or len(item) == len(default)
+
+
+def _numbers(value: object) -> list[float]:
+    if isinstance(value, list | tuple):
+        return [number for item in value for number in _numbers(item)]
+    return [value] if isinstance(value, int | float) else []
+
+
+def _describe(least: float, most: float) -> str:
+    if most == math.inf:
+        return f"numbers of at least {least:g}" if least > -math.inf else "numbers, not nan"
+    return f"above 0, at most {most:g}" if least == _ABOVE_0 else f"from {least:g} to {most:g}"
