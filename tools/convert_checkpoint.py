@@ -15,9 +15,8 @@ from torch import Tensor
 
 import qiml.modeling  # noqa: F401  registers the detector
 from qiml.config import load_config
-from qiml.engine.checkpoint import TRAINING_ONLY
+from qiml.engine.checkpoint import TRAINING_ONLY, save_tensors
 from qiml.errors import CheckpointError, exit_on_error
-from qiml.io import atomic_path
 from qiml.modeling.official_weights import (
     convert_deviant,
     convert_did_m3d,
@@ -307,8 +306,7 @@ def convert(source: Path, target: Path, name: str, steerable: bool = False) -> N
             expected=f"the weights of {name} as {baseline.config} builds it",
             mend=f"use --from {other}" if other else f"give one of {', '.join(BASELINES)}",
         )
-    with atomic_path(target) as temporary:
-        torch.save({"model": result.weights}, temporary)
+    save_tensors(target, {"model": result.weights})
     numbers = sum(value.numel() for value in result.weights.values())
     print(
         f"Wrote {target}: {len(result.weights)} entries, {numbers / 1e6:.2f} M numbers; left out "

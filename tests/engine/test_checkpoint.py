@@ -1,3 +1,4 @@
+import errno
 import os
 
 import pytest
@@ -5,7 +6,7 @@ import torch
 
 from qiml.engine.checkpoint import DetectorCheckpointer
 from qiml.engine.trainer import Trainer
-from qiml.errors import CheckpointError
+from qiml.errors import CheckpointError, OutputError
 
 
 @pytest.fixture
@@ -133,14 +134,14 @@ def test_a_failing_write_leaves_the_last_checkpoint(make_detector, tmp_path, mon
     checkpointer.save("model", iteration=1)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
-    def full_disk(_data, path):
-        path.write_bytes(b"half")
-        raise OSError("No space left on device")
+    def full_disk(_data, file):
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", full_disk)
         for name in ("model", "next"):
-            with pytest.raises(OSError, match="No space"):
+            with pytest.raises(OutputError, match="No space"):
                 checkpointer.save(name, iteration=2)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     assert checkpointer.resume_or_load("", resume=True)["iteration"] == 1

@@ -1,5 +1,6 @@
 """Checkpoints: safe to read, checked against the model, written whole or not at all."""
 
+import contextlib
 import re
 import shutil
 import zipfile
@@ -14,6 +15,14 @@ from qiml.io import TEMPORARY_PREFIX, atomic_path, atomic_write_text
 
 TRAINING_ONLY = ("object_depth_head.", "box3d_head.auxiliary.", "metric_loss.")
 """Prefixes of the weights that a checkpoint may have or lack whatever the model's configuration."""
+
+
+class _Unreadable(CheckpointError):
+    """Torn, damaged or with pickled code in it: an earlier checkpoint may do."""
+
+
+# What loading a state of another kind may raise.
+_NO_STATE = (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError)
 
 
 class DetectorCheckpointer(DetectionCheckpointer):
@@ -42,15 +51,21 @@ class DetectorCheckpointer(DetectionCheckpointer):
         for key, item in self.checkpointables.items():
             data[key] = item.state_dict()
         file_name = f"{name}.pth"
-        with atomic_path(Path(self.save_dir) / file_name, durable=True) as temporary:
-            torch.save(data, temporary)
+        save_tensors(Path(self.save_dir) / file_name, data)
         self.logger.info("Saved checkpoint %s", Path(self.save_dir) / file_name)
         self.tag_last_checkpoint(file_name)
         self.delete_old_checkpoints()
 
+    def _last_checkpoint(self) -> Path:
+        """What the file last_checkpoint names; it may be damaged, too."""
+        try:
+            return Path(self.get_checkpoint_file())
+        except ValueError:  # no text
+            return Path(self.save_dir) / "last_checkpoint"
+
     def last_is(self, name: str) -> bool:
         """Whether the last checkpoint has this name."""
-        return Path(self.get_checkpoint_file()).stem == name
+        return self._last_checkpoint().stem == name
 
     def copy_last(self, name: str) -> None:
         """Write the last checkpoint once more, under another name, and make that the last one."""
@@ -85,11 +100,12 @@ class DetectorCheckpointer(DetectionCheckpointer):
         """
         if not (resume and self.has_checkpoint()):
             return self.load(path, checkpointables=[])
-        last = Path(self.get_checkpoint_file())
+        last = self._last_checkpoint()
         candidates = [last, *(f for f in self._numbered_checkpoints() if f != last)]
         for candidate in candidates:
-            if is_intact(candidate):
-                return self.load(str(candidate))
+            with contextlib.suppress(_Unreadable, OSError):
+                if candidate.is_file():
+                    return self.load(str(candidate))
             self.logger.warning(
                 "%s is missing or damaged: going on from the checkpoint before it", candidate
             )
@@ -100,18 +116,34 @@ class DetectorCheckpointer(DetectionCheckpointer):
             mend="delete the file last_checkpoint there to start from the beginning",
         )
 
-    def load(self, path: str, *args, **kwargs) -> dict:
+    def load(self, path: str, checkpointables: list[str] | None = None) -> dict:
         """Load a local file into the model and, when resuming, the trainer.
 
         Raises:
-            CheckpointError: no such file, not a file of tensors, or another model's.
+            CheckpointError: no such file, not a file of tensors, another model's, or without the state of
+                all `checkpointables`.
         """
-        if path and not Path(path).is_file():
+        if not path:
+            return super().load(path, checkpointables)
+        if not Path(path).is_file():
             raise CheckpointError(
                 path, found="no such file", expected="a checkpoint", mend="check MODEL.WEIGHTS"
             )
         self._path = path
-        return super().load(path, *args, **kwargs)
+        wanted = list(self.checkpointables) if checkpointables is None else checkpointables
+        extra = super().load(path, [])
+        try:
+            for name in wanted:
+                self.checkpointables[name].load_state_dict(extra.pop(name))
+        except _NO_STATE as error:
+            raise CheckpointError(
+                path,
+                found=f"weights, but no training to go on with ({type(error).__name__}: {error})",
+                expected=f"{', '.join(wanted)}: what a run with this config saves",
+                mend="use the config the checkpoint was trained with, or start anew from its weights: "
+                "leave out --resume and set MODEL.WEIGHTS",
+            ) from error
+        return extra
 
     def _load_file(self, filename: str) -> dict:
         try:
@@ -119,14 +151,16 @@ class DetectorCheckpointer(DetectionCheckpointer):
                 raise zipfile.BadZipFile("wrong checksum")  # PyTorch does not look at them
             loaded = torch.load(filename, map_location="cpu", weights_only=True)
         except Exception as error:
-            raise CheckpointError(
+            raise _Unreadable(
                 filename,
                 found=f"a file that cannot be read as tensors ({type(error).__name__})",
                 expected="a checkpoint of this project, without pickled code",
                 mend="the file may be torn (take an earlier one) or from an untrusted source (do not use it)",
             ) from error
         weights = loaded.get("model", loaded) if isinstance(loaded, dict) else None
-        if not isinstance(weights, dict) or not all(map(torch.is_tensor, weights.values())):
+        if not isinstance(weights, dict) or not all(
+            isinstance(name, str) and torch.is_tensor(value) for name, value in weights.items()
+        ):
             raise CheckpointError(
                 filename,
                 found="something else than weights by name",
@@ -164,10 +198,27 @@ class DetectorCheckpointer(DetectionCheckpointer):
         return _IncompatibleKeys(missing, [], [])
 
 
+def save_tensors(path: str | Path, data: dict) -> None:
+    """`torch.save`, whole or not at all, and on the disk when this returns.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    with atomic_path(path, durable=True) as temporary, open(temporary, "wb") as file:
+        try:
+            torch.save(data, file)
+        except RuntimeError as error:
+            # PyTorch stumbles over what it could not write, and tells of that instead.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+
+
 def is_intact(path: str | Path) -> bool:
     """Whether every part of a file written by torch.save has the checksum it was written with."""
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None
-    except (OSError, zipfile.BadZipFile):
+    # Its own error is one of a dozen: a damaged entry may claim to be encrypted, or compressed in some way.
+    except Exception:
         return False

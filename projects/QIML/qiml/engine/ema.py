@@ -6,6 +6,8 @@ from detectron2.engine import HookBase
 from timm.utils import ModelEmaV3
 from torch import nn
 
+from qiml.errors import CheckpointError
+
 logger = logging.getLogger(__name__)
 
 
@@ -52,11 +54,22 @@ def load_average(model: nn.Module, checkpoint: dict) -> None:
     Args:
         model: may lack parts that only training needs.
         checkpoint: what the checkpointer's `load` returned: all but the last weights, which the model has.
+
+    Raises:
+        CheckpointError: the averaged weights are not of this model.
     """
-    average = checkpoint.get("trainer", {}).get("hooks", {}).get(WeightAverage.__qualname__)
-    if average is None:
-        logger.warning(
-            "The checkpoint has no averaged weights (MODEL_EMA): evaluating its last weights"
-        )
-        return
-    model.load_state_dict({name: average[name] for name in model.state_dict()})
+    try:
+        average = checkpoint.get("trainer", {}).get("hooks", {}).get(WeightAverage.__qualname__)
+        if average is not None:
+            model.load_state_dict({name: average[name] for name in model.state_dict()})
+            return
+    except (LookupError, TypeError, AttributeError, RuntimeError) as error:
+        raise CheckpointError(
+            "MODEL.WEIGHTS",
+            found=f"averaged weights that do not fit ({type(error).__name__}: {error})",
+            expected="those of this config's model",
+            mend="use the config the checkpoint was trained with, or set MODEL_EMA.ENABLED False",
+        ) from error
+    logger.warning(
+        "The checkpoint has no averaged weights (MODEL_EMA): evaluating its last weights"
+    )

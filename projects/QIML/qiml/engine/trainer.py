@@ -9,7 +9,6 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, hooks
 from detectron2.evaluation import DatasetEvaluator
-from detectron2.modeling import build_model
 from detectron2.utils import comm
 from torch import nn
 
@@ -30,7 +29,8 @@ from qiml.engine.metrics import (
 from qiml.engine.solver import build_gradient_clipper, build_lr_scheduler, build_optimizer
 from qiml.engine.task_learning import TaskLearning
 from qiml.engine.train_step import TrainStep, distribute
-from qiml.errors import ConfigError, QIMLError
+from qiml.engine.trained import build_detector
+from qiml.errors import ConfigError, QIMLError, is_mendable
 from qiml.evaluation.kitti_evaluator import KITTIEvaluator
 from qiml.evaluation.kitti_rules import difficulties_with_visible
 from qiml.evaluation.waymo_evaluator import WaymoEvaluator
@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 
 def _is_programming_error(record: logging.LogRecord) -> bool:
-    return not (record.exc_info and isinstance(record.exc_info[1], QIMLError))
+    return not (record.exc_info and is_mendable(record.exc_info[1]))
 
 
 # Detectron2 logs whatever ends a training with its traceback. Of what a user can mend, the entry point
@@ -177,7 +177,7 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_model(cls, cfg) -> nn.Module:
-        model = build_model(cfg).to(memory_format=torch.channels_last)
+        model = build_detector(cfg).to(memory_format=torch.channels_last)
         parameters = sum(p.numel() for p in model.parameters())
         logger.info("%s with %.2f M parameters", type(model).__name__, parameters / 1e6)
         return model
