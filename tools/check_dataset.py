@@ -1,108 +1,102 @@
-"""Check a folder in KITTI's layout and summarise it."""
+#!/usr/bin/env python
+"""Check data sets before hours of training: files, images, calibration, boxes, splits, duplicates."""
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
-import numpy as np
-from tqdm import tqdm
+from qiml.data.catalog import CUSTOM_PREFIX, WAYMO_PREFIX
+from qiml.doctor.checks import check_labels
+from qiml.doctor.images import check_duplicates, check_images
+from qiml.doctor.pictures import draw_worst
+from qiml.doctor.problems import ERROR
+from qiml.doctor.report import summarise, to_dict, to_text
+from qiml.doctor.splits import check_splits
+from qiml.doctor.survey import survey
+from qiml.errors import ConfigError, exit_on_error
+from qiml.io import atomic_write_text, visible_files
 
-from qiml.data.kitti_folder import KITTISplit, read_image_size
-from qiml.data.kitti_format import KITTIObjects, read_calibration, read_objects
-from qiml.errors import DatasetError, exit_on_error
-from qiml.io import atomic_write_text
+EXAMPLES = """\
+Prints a table of classes, a table of checks, and the worst problems of each kind. Writes all of them to
+OUTPUT/report.json and pictures of the worst frames to OUTPUT/pictures: boxes that sit beside their objects
+show at a glance. Inputs are never changed.
 
-EXAMPLE = """\
-Every malformed or missing file is printed, a line each. Exit code: 0 without problems, else 2.
+Errors are what training would fail on, or learn something else from than the images show; warnings what
+some objects or frames suffer from. Exit code: 0 without errors, 1 with, 2 where the command cannot work.
 
-example:
-  python tools/check_dataset.py datasets/kitti --split trainval --decode
+Examples:
+
+KITTI, and whether train and val share frames:
+    $ python tools/check_dataset.py kitti_train kitti_val
+
+A folder of your own in KITTI's layout, its list ImageSets/mine.txt, without decoding images:
+    $ python tools/check_dataset.py /data/mine --split mine --no-images
+
+Prepared Waymo data, the front camera; then all cameras:
+    $ python tools/check_dataset.py datasets/waymo --split val
+    $ python tools/check_dataset.py waymo_format:datasets/waymo:val:all
 """
 
 
-def check_frame(frames: KITTISplit, image_id: str, decode: bool) -> tuple[list[str], KITTIObjects]:
-    """Read all files of a frame.
-
-    Returns:
-        The problems found, and the objects of the well-formed lines of its label file.
-    """
-    problems: list[DatasetError] = []
-    objects = KITTIObjects.empty()
-    try:
-        read_image_size(frames.image_file(image_id), decode)
-    except DatasetError as error:
-        problems.append(error)
-    try:
-        read_calibration(frames.calibration_file(image_id))
-    except DatasetError as error:
-        problems.append(error)
-    try:
-        if label_file := frames.label_file(image_id):
-            objects = read_objects(label_file, scored=False, on_error=problems.append)
-    except DatasetError as error:
-        problems.append(error)
-    return [str(problem) for problem in problems], objects
-
-
-def summarise(frames: list[KITTIObjects]) -> dict:
-    """Counts of frames and objects, and how far away each class is.
-
-    Returns:
-        `frames`, `frames_without_objects`, and `classes`: name -> `objects` and, but for DontCare,
-        the smallest, median and largest `depth` in metres.
-    """
-    objects = KITTIObjects.concatenate(frames)
-    classes = {}
-    for name in np.unique(objects.types).tolist():
-        depth = objects.location[objects.types == name, 2]
-        classes[name] = {"objects": len(depth)}
-        if name.lower() != "dontcare":
-            classes[name]["depth"] = np.quantile(depth, [0, 0.5, 1]).round(2).tolist()
-    return {
-        "frames": len(frames),
-        "frames_without_objects": sum(len(frame) == 0 for frame in frames),
-        "classes": classes,
-    }
-
-
-def print_table(summary: dict) -> None:
-    print(f"{summary['frames']} frames, {summary['frames_without_objects']} without objects")
-    print(f"{'class':<16}{'objects':>9}{'nearest':>10}{'median':>10}{'farthest':>10}  (depth in m)")
-    for name, row in summary["classes"].items():
-        depths = "".join(f"{depth:>10.2f}" for depth in row.get("depth", []))
-        print(f"{name:<16}{row['objects']:>9}{depths}")
-
-
-def main() -> None:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("root", type=Path, help="folder that holds training/ and ImageSets/")
-    parser.add_argument(
-        "--split",
-        default="train",
-        help="a list in ImageSets; 'test' reads testing/; 'all' needs no list (default: train)",
-    )
-    parser.add_argument("--decode", action="store_true", help="also decode every image (slow)")
-    parser.add_argument("--json", type=Path, metavar="OUT", help="also write problems and summary")
-    arguments = parser.parse_args()
+    add = parser.add_argument
+    names = f"folder, or name as in DATASETS.TRAIN: kitti_train, {CUSTOM_PREFIX}ROOT:SPLIT, …"
+    add("data", nargs="+", metavar="DATA", help=names)
+    add("--split", default="train", help="of folders (default %(default)s)")
+    decode = "decode every image; else only headers are read (default: decode)"
+    add("--images", action=argparse.BooleanOptionalAction, default=True, help=decode)
+    add("--workers", type=int, metavar="N", help="threads that decode (default: one a core)")
+    add("--draw", type=int, default=8, metavar="N", help="pictures (default %(default)s; 0: none)")
+    output = "folder of report.json and pictures (default %(default)s)"
+    add("--output", type=Path, default=Path("output/check_dataset"), help=output)
+    return parser.parse_args()
 
-    with exit_on_error():
-        frames = KITTISplit(arguments.root, arguments.split)
-    problems, objects = [], []
-    for image_id in tqdm(frames.image_ids, unit="frame", desc=arguments.split):
-        frame_problems, frame_objects = check_frame(frames, image_id, arguments.decode)
-        problems += frame_problems
-        objects.append(frame_objects)
-    summary = summarise(objects)
-    print("\n".join([*problems, f"{len(problems)} problems in {arguments.root}"]))
-    print_table(summary)
-    if arguments.json:
-        report = json.dumps({"problems": problems, **summary}, indent=2)
-        atomic_write_text(arguments.json, report + "\n")
-    sys.exit(2 if problems else 0)
+
+def name_of(data: str, split: str) -> str:
+    """A folder's name in the catalogue; names stay as they are. Raises ConfigError for other paths."""
+    folder = Path(data).expanduser()
+    if not folder.is_dir():
+        if os.sep in data and not data.startswith((CUSTOM_PREFIX, WAYMO_PREFIX)):
+            raise ConfigError(
+                data, found="no such folder", expected="a data set", mend="correct the path"
+            )
+        return data
+    if visible_files(folder / split, "*.jsonl"):
+        return f"{WAYMO_PREFIX}{folder}:{split}:FRONT"
+    return f"{CUSTOM_PREFIX}{folder}:{split}"
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check everything and tell of it; returns the number of errors."""
+    for option in ("workers", "draw"):
+        value = getattr(args, option)
+        if value is not None and value < (option == "workers"):
+            raise ConfigError(
+                f"--{option}", found=str(value), expected="a count", mend="correct it"
+            )
+    names = dict.fromkeys(name_of(data, args.split) for data in args.data)
+    surveys = [survey(name) for name in names]
+    problems = [problem for each in surveys for problem in (*each.problems, *check_labels(each))]
+    problems += check_splits(surveys) + check_duplicates(surveys)
+    for each in surveys if args.images else ():
+        problems += check_images(each, args.workers)
+    summaries = {each.name: summarise(each) for each in surveys}
+    print(to_text(surveys, summaries, problems, skipped=() if args.images else ("images",)))
+    report = args.output / "report.json"
+    atomic_write_text(report, json.dumps(to_dict(summaries, problems), indent=1) + "\n")
+    drawn = draw_worst(surveys, problems, args.output / "pictures", args.draw)
+    errors = sum(problem.severity == ERROR for problem in problems)
+    print(f"\n{errors} errors, {len(problems) - errors} warnings: {report}")
+    if drawn:
+        print(f"{len(drawn)} pictures of the worst frames: {args.output / 'pictures'}")
+    return errors
 
 
 if __name__ == "__main__":
-    main()
+    with exit_on_error():
+        sys.exit(bool(run(parse_arguments())))

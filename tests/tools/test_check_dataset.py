@@ -1,76 +1,104 @@
+"""The data doctor from its command line; its checks have tests of their own."""
+
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import cv2
+import pytest
+
+from qiml.errors import ConfigError
+from tools import check_dataset
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def check(*arguments: str | Path) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, ROOT / "tools/check_dataset.py", *arguments],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT / "projects/QIML")},
-    )
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """Run the tool; returns the number of errors, what it printed and its report."""
+
+    def run(*words: object) -> tuple[int, str, dict]:
+        output = tmp_path / "doctor"
+        arguments = [*map(str, words), "--output", str(output)]
+        monkeypatch.setattr(sys, "argv", ["check_dataset.py", *arguments])
+        errors = check_dataset.run(check_dataset.parse_arguments())
+        return errors, capsys.readouterr().out, json.loads((output / "report.json").read_text())
+
+    return run
 
 
-def test_good_folder(kitti_folder, tmp_path):
-    report = tmp_path / "report.json"
-    done = check(kitti_folder(frames=3), "--decode", "--json", report)
-    assert done.returncode == 0, done.stderr
-    assert "0 problems" in done.stdout
-    assert "3 frames, 0 without objects" in done.stdout
-    assert json.loads(report.read_text()) == {
-        "problems": [],
-        "frames": 3,
-        "frames_without_objects": 0,
-        "classes": {
-            "Car": {"objects": 3, "depth": [10, 10, 10]},
-            "Cyclist": {"objects": 3, "depth": [12, 12, 12]},
-            "DontCare": {"objects": 3},
-            "Pedestrian": {"objects": 3, "depth": [7, 7, 7]},
-        },
-    }
+def test_a_good_folder(kitti_folder, run, tmp_path):
+    root = kitti_folder(frames=3)
+    errors, printed, report = run(root, "--draw", 2)
+    assert errors == report["errors"] == report["warnings"] == 0 and report["problems"] == []
+    assert "0 errors, 0 warnings" in printed and "3 frames, 0 without objects" in printed
+    (summary,) = report["datasets"].values()
+    assert summary["frames"] == 3 and list(summary["classes"]) == ["Car", "Cyclist", "Pedestrian"]
+    car = summary["classes"]["Car"]
+    assert (car["objects"], car["depth"], car["size"]) == (3, [10, 10, 10], [1.5, 1.6, 3.9])
+    assert car["projection"]["objects"] == 3 and car["projection"]["least"] > 0.99
+    pictures = sorted((tmp_path / "doctor" / "pictures").iterdir())
+    assert len(pictures) == 2 and cv2.imread(str(pictures[0])).shape[1] > 1000
 
 
-def test_every_problem_is_reported(kitti_folder):
-    root = kitti_folder(frames=5)
-    training = root / "training"
-    (training / "image_2/000000.png").unlink()
-    (training / "calib/000000.txt").write_text("P0: 1\n")
-    (training / "label_2/000001.txt").unlink()
-    (training / "calib/000002.txt").unlink()
-    with open(training / "label_2/000002.txt", "a") as file:
-        file.write("Car 1 2\nBus 0 0 0 1 2 3 4 1 1 1 0 0 9 0\n")
-    image = training / "image_2/000004.png"
-    image.write_bytes(image.read_bytes()[:2000])
-
-    done = check(root, "--decode")
-    assert done.returncode == 2
-    places = [line.split(": found")[0] for line in done.stdout.splitlines() if ": found" in line]
-    assert [place.removeprefix(f"{training}/") for place in places] == [
-        "image_2/000000.png",
-        "calib/000000.txt",
-        "label_2/000001.txt",
-        "calib/000002.txt",
-        "label_2/000002.txt:5",
-        "label_2/000002.txt:6",
-        "image_2/000004.png",
-    ]
-    assert "7 problems" in done.stdout
-    assert check(root).stdout.count(": found") == 6  # the truncated image passes
+def test_names_of_the_catalogue(kitti_folder, run, monkeypatch):
+    root = kitti_folder()
+    kitti_folder(split="val", root=root)
+    kitti_folder(split="test", root=root)
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(root.parent))
+    root.rename(root.parent / "kitti")
+    errors, printed, report = run("kitti_train", "kitti_val", "kitti_test", "--draw", 0)
+    assert errors == 0 and list(report["datasets"]) == ["kitti_train", "kitti_val", "kitti_test"]
+    assert [p["check"] for p in report["problems"]] == ["splits", "duplicates", "duplicates"]
+    assert "2 of train in val, too: 000000, 000001" in printed
 
 
-def test_missing_folder(tmp_path):
-    done = check(tmp_path / "kitti", "--split", "val")
-    assert done.returncode == 2
-    assert done.stderr.startswith(f"error: {tmp_path}/kitti/training/image_2: found no such folder")
-    assert "Traceback" not in done.stderr
+def test_images_need_not_be_decoded(kitti_folder, run):
+    root = kitti_folder()
+    image = root / "training/image_2/000001.png"
+    image.write_bytes(image.read_bytes()[:-100])
+    errors, printed, report = run(root)
+    assert errors == 1 and report["problems"][0]["frame"] == "000001"
+    assert f"error: images: {image}: found an image that does not decode" in printed
+    errors, printed, _ = run(root, "--no-images")
+    assert errors == 0 and "skipped" in printed
 
 
-def test_real_data(real_data):
-    done = check(real_data / "kitti", "--split", "trainval", "--decode")
-    assert done.returncode == 0, done.stdout
-    assert "54 frames" in done.stdout
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["kitti_trian"], "did you mean 'kitti_train'"),
+        (["no/such/folder"], "no/such/folder: found no such folder"),
+        (["kitti_format:no/such/folder:train"], "no/such/folder: found no such folder"),
+        ([".", "--workers", "0"], "--workers: found 0"),
+        ([".", "--draw", "-1"], "--draw: found -1"),
+    ],
+)
+def test_what_cannot_work(run, words, message):
+    with pytest.raises(ConfigError, match=message):
+        run(*words)
+
+
+def test_exit_codes(kitti_folder, tmp_path):
+    good, bad = kitti_folder(), kitti_folder()
+    (bad / "training/calib/000000.txt").unlink()
+    for data, code in ((good, 0), (bad, 1), (tmp_path / "nowhere", 2)):
+        done = subprocess.run(
+            [sys.executable, ROOT / "tools/check_dataset.py", data, "--output", tmp_path / "out"],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT / "projects/QIML")},
+        )
+        assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith(f"error: {tmp_path}/nowhere: found no")
+
+
+def test_real_data_have_no_problems(real_data, run):
+    """The 54 frames, the whole drive, and pictures of the worst."""
+    names = [f"kitti_format:{real_data}/kitti:trainval"]
+    names += [f"kitti_format:{real_data}/kitti_drive0009:{split}" for split in ("train", "val")]
+    errors, printed, report = run(*names, "--no-images", "--draw", 3)
+    assert errors == 0 and report["warnings"] == 0, printed
+    assert [summary["frames"] for summary in report["datasets"].values()] == [54, 260, 60]

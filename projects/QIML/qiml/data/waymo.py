@@ -36,7 +36,7 @@ def load_waymo(root: str | Path, split: str, cameras: Sequence[str] = ("FRONT",)
     """
     folder = Path(root) / split
     dicts = [
-        _dataset_dict(folder, frame, camera, labelled=split != "test")
+        frame_dict(folder, frame, camera, labelled=split != "test")
         for frame in read_split(root, split)
         for camera in cameras
         if camera in frame.images
@@ -51,7 +51,15 @@ def load_waymo(root: str | Path, split: str, cameras: Sequence[str] = ("FRONT",)
     return dicts
 
 
-def _dataset_dict(folder: Path, frame: WaymoFrame, camera: str, labelled: bool) -> dict:
+def frame_dict(folder: Path, frame: WaymoFrame, camera: str, labelled: bool) -> dict:
+    """One image of a frame, as :func:`load_waymo` returns it.
+
+    Args:
+        folder: of the split, ROOT/SPLIT.
+        frame: with an image of the camera.
+        camera: its name.
+        labelled: whether to annotate objects.
+    """
     calibration, image = frame.cameras[camera], frame.images[camera]
     f_u, f_v, c_u, c_v = calibration.intrinsic[:4]
     pose = camera_to_vehicle(calibration.extrinsic)
