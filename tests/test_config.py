@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -198,6 +199,32 @@ def test_wrong_override(overrides, hints):
 def test_value_out_of_range(key, value):
     with pytest.raises(ConfigError, match=f"^{key}: found "):
         load_config("", [key, value])
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("SEED", "None", "something like 444"),
+        ("MODEL.QUASI_ISOMETRIC.K", float("nan"), "numbers, not nan"),
+        ("MODEL.QUASI_ISOMETRIC.EPSILON", "-1.0", "numbers of at least"),
+        ("MODEL.OBJECT_DEPTH.WEIGHT", "-1.0", "from 0 to"),
+        ("INPUT.AUGMENTATION.FLIP", "1.5", "from 0 to 1"),
+        ("SOLVER.BASE_LR", "0.0", "above 0"),
+        ("SOLVER.BETAS", "(0.9,)", "2 numbers"),
+        ("MODEL.PIXEL_STD", "[1.0, 0.0, 1.0]", "above 0"),
+        ("MODEL.BOX3D_HEAD.MEAN_SIZES", "[[1.0, 2.0]]", "something like"),
+        ("INPUT.FILTER.LIDAR_POINTS", "('a', 1, 2)", "something like"),
+        ("DATASETS.TRAIN", "(1,)", "something like ('kitti_train',)"),
+        ("MODEL.DEVICE", "abacus", "values"),
+    ],
+)
+def test_values_that_no_run_can_use(key, value, expected):
+    with pytest.raises(ConfigError, match=rf"^{key}: found .*; expected .*{re.escape(expected)}"):
+        load_config("", [key, value])
+
+
+def test_limits_may_be_infinite():
+    assert load_config("", ["INPUT.FILTER.MAX_DEPTH", float("inf")]).INPUT.FILTER.MAX_DEPTH > 1e9
 
 
 @pytest.mark.parametrize(("key", "value"), [("K", "0.9"), ("B", "-0.1")])

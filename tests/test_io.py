@@ -1,6 +1,9 @@
+import os
+
 import pytest
 
-from qiml.io import atomic_path, atomic_write_text
+from qiml.errors import OutputError
+from qiml.io import atomic_folder, atomic_path, atomic_write_text, visible_files
 
 
 def test_text_is_written_as_it_is(tmp_path):
@@ -19,3 +22,50 @@ def test_failure_keeps_the_old_file_and_leaves_nothing_else(tmp_path):
         raise RuntimeError
     assert file.read_text() == "old"
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_what_the_system_refuses_is_named(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    for write in (atomic_path, atomic_folder):
+        with (
+            pytest.raises(OutputError, match=r"file/a: found .*To mend it"),
+            write(tmp_path / "file" / "a"),
+        ):
+            pass
+
+
+def test_a_folder_takes_the_place_of_another(tmp_path):
+    folder = tmp_path / "results"
+    for name in ("old", "new"):
+        with atomic_folder(folder) as temporary:
+            (temporary / name).write_text("")
+        assert [path.name for path in folder.iterdir()] == [name]
+    with pytest.raises(RuntimeError), atomic_folder(folder) as temporary:
+        (temporary / "half").write_text("")
+        raise RuntimeError
+    assert [path.name for path in folder.iterdir()] == ["new"]
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_the_old_folder_comes_back_where_the_new_one_cannot_take_its_place(tmp_path, monkeypatch):
+    folder, rename = tmp_path / "results", os.rename
+    (folder / "old").mkdir(parents=True)
+    refused = []
+
+    def refuse_the_second(source, target):
+        if target == folder and not refused:
+            refused.append(source)
+            raise OSError(28, "No space left on device")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", refuse_the_second)
+    with pytest.raises(OutputError, match="No space left"), atomic_folder(folder):
+        pass
+    assert refused and [path.name for path in tmp_path.rglob("*")] == ["results", "old"]
+
+
+def test_what_starts_with_a_dot_is_not_visible(tmp_path):
+    for name in ("b.txt", "a.txt", ".tmp-0-a.txt", "c.png"):
+        (tmp_path / name).write_text("")
+    assert [path.name for path in visible_files(tmp_path, "*.txt")] == ["a.txt", "b.txt"]
+    assert len(visible_files(tmp_path)) == 3

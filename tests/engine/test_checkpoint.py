@@ -3,8 +3,9 @@ import os
 
 import pytest
 import torch
+from detectron2.engine import TrainerBase
 
-from qiml.engine.checkpoint import DetectorCheckpointer
+from qiml.engine.checkpoint import DetectorCheckpointer, is_intact
 from qiml.engine.trainer import Trainer
 from qiml.errors import CheckpointError, OutputError
 
@@ -223,3 +224,32 @@ def test_an_earlier_run_in_the_folder_goes_first(make_detector, tmp_path):
         checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
     names = sorted(path.name for path in tmp_path.glob("*.pth"))
     assert names == ["model_0000004.pth", "model_0000005.pth"]
+
+
+@pytest.mark.parametrize("state", [None, 3, {"iteration": 1}])
+def test_a_checkpoint_without_a_training_to_go_on_with_is_named(make_detector, tmp_path, state):
+    class Trainer(TrainerBase):
+        def load_state_dict(self, state_dict):
+            self.optimizer = state_dict["optimizer"]
+
+    model = make_detector()
+    content = {"model": model.state_dict()} | ({} if state is None else {"trainer": state})
+    torch.save(content, tmp_path / "model_0000001.pth")
+    (tmp_path / "last_checkpoint").write_text("model_0000001.pth")
+    checkpointer = DetectorCheckpointer(model, str(tmp_path), trainer=Trainer())
+    with pytest.raises(
+        CheckpointError, match=r"model_0000001\.pth: found weights, but no training"
+    ):
+        checkpointer.resume_or_load("", resume=True)
+    checkpointer.load(str(tmp_path / "model_0000001.pth"), checkpointables=[])
+
+
+def test_a_file_that_only_seems_intact_is_passed_over(make_detector, tmp_path):
+    """Zip archives may have something in front of them; PyTorch's may not."""
+    checkpointer = DetectorCheckpointer(make_detector(), str(tmp_path))
+    for number in (1, 2):
+        checkpointer.save(f"model_000000{number}", iteration=number)
+    path = tmp_path / "model_0000002.pth"
+    path.write_bytes(b"P" + path.read_bytes())
+    assert is_intact(path)
+    assert checkpointer.resume_or_load("", resume=True)["iteration"] == 1
