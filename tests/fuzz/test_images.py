@@ -1,4 +1,4 @@
-"""PNG and JPEG files; photographs with EXIF data."""
+"""PNG and JPEG files; dense depth maps; photographs with EXIF data."""
 
 import io
 from pathlib import Path
@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
 from qiml.data.calibration import exif_focal
+from qiml.data.depth_map import read_depth_map
 from qiml.data.images import read_image, read_image_size
 from qiml.errors import DatasetError
 from tests.fuzz.harness import attempt, fuzz
@@ -33,6 +34,7 @@ def photograph() -> bytes:
 
 
 PNG, JPEG, PHOTOGRAPH = encoded(".png"), encoded(".jpg"), photograph()
+DEPTH = cv2.imencode(".png", PICTURE[..., 0].astype(np.uint16) * 99)[1].tobytes()
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +61,23 @@ def test_png(folder, data):
 @fuzz(150, data=damaged_bytes(JPEG))
 def test_jpeg(folder, data):
     check(folder, "a.jpg", data)
+
+
+@fuzz(80, data=damaged_bytes(DEPTH))
+def test_depth_maps(folder, data):
+    path = folder / "depth.png"
+    path.write_bytes(data)
+    depth = attempt("depth maps", lambda: read_depth_map(path, (80, 48)), path)
+    if depth is not None:
+        assert depth.shape == (48, 80) and depth.dtype == np.float32
+
+
+@fuzz(30, missing=st.integers(1, len(DEPTH) - 1))
+def test_torn_depth_maps_never_read(folder, missing):
+    path = folder / "torn.png"
+    path.write_bytes(DEPTH[:-missing])
+    with pytest.raises(DatasetError, match=r"torn\.png"):
+        read_depth_map(path, (80, 48))
 
 
 @fuzz(60, data=st.sampled_from((PNG, JPEG, PHOTOGRAPH)), missing=st.integers(1, len(JPEG) - 1))

@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import nn
 
+from qiml.data.depth_map import write_depth_map
 from qiml.data.images import write_image
 from qiml.data.kitti_format import KITTIObjects, write_objects
 from qiml.data.sources import Frame, Images
@@ -60,6 +61,10 @@ def picture(folder: Path, text: str) -> None:
     write_image(folder / "a.png", np.roll(NOISE, len(text)))
 
 
+def depth_map(folder: Path, text: str) -> None:
+    write_depth_map(folder / "depth.png", np.roll(NOISE, len(text))[..., 0] / 3.0)
+
+
 def demo(folder: Path, text: str) -> None:
     image, objects = np.roll(NOISE, len(text)), KITTIObjects.empty()
     frame, written = Frame("a", "a.png", image), ResultFolder(folder)
@@ -80,7 +85,8 @@ def study_record(folder: Path, text: str) -> None:
 
 
 WRITERS = (
-    checkpoint, results, result_folder, json_file, report_page, picture, demo, video, study_record,
+    checkpoint, results, result_folder, json_file, report_page, picture, depth_map, demo, video,
+    study_record,
 )  # fmt: skip
 
 

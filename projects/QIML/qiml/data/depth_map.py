@@ -44,8 +44,13 @@ def read_depth_map(path: str | Path, size: tuple[int, int]) -> np.ndarray:
 
 
 def write_depth_map(path: Path, depth: np.ndarray) -> None:
-    """Write (H, W) metres; what is too far to be stored, from 256 m on, becomes unknown."""
+    """Write (H, W) metres; what is too far to be stored, from 256 m on, becomes unknown.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
     stored = np.round(depth * _PER_METRE)
     stored[~(stored <= np.iinfo(np.uint16).max)] = 0
+    data = cv2.imencode(".png", stored.astype(np.uint16))[1]
     with atomic_path(path) as temporary:
-        cv2.imwrite(str(temporary), stored.astype(np.uint16))
+        temporary.write_bytes(data)
