@@ -30,7 +30,8 @@ Examples:
 
 Repeat one row with the seeds of the page, or with your own (kept apart from the project's results):
     $ python tools/ablate.py configs/studies/main.yaml --variants none --results output/mine
-    $ python tools/ablate.py configs/studies/main.yaml --variants none qi_log_branch --seeds 7 --results output/mine
+    $ python tools/ablate.py configs/studies/main.yaml --results output/mine --seeds 7 --variants none \\
+          qi_log_branch
 
 On a Ray cluster (nodes with this project at the same place), as many runs at once as it has CPUs for:
     $ python tools/ablate.py configs/studies/main.yaml --ray auto

@@ -134,6 +134,6 @@ def test_image_without_peaks(head):
 
 @pytest.mark.parametrize("sizes", ["[[1.0, 1.0, 1.0]]", "[[1, 1, 1], [1, 1, 1], [1, 1]]"])
 def test_mean_sizes_that_do_not_fit(head, sizes):
-    cfg = load_config("", ["MODEL.BOX3D_HEAD.MEAN_SIZES", sizes])
     with pytest.raises(ConfigError, match=r"^MODEL\.BOX3D_HEAD\.MEAN_SIZES: found"):
+        cfg = load_config("", ["MODEL.BOX3D_HEAD.MEAN_SIZES", sizes])
         type(head)(cfg, ShapeSpec(channels=8, stride=4))
