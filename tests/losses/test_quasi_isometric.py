@@ -178,6 +178,27 @@ def test_two_workers_equal_one(form, spawn_workers):
     np.testing.assert_allclose(gradient, features.grad.numpy(), rtol=0, atol=1e-9)
 
 
+def literal_two_sided(features, depth, k, b, epsilon):
+    """The formula as it reads, on the whole matrix, differentiated by autograd."""
+    gap = (depth[:, None] - depth).abs()
+    distance = torch.cdist(features, features, compute_mode="donot_use_mm_for_euclid_dist")
+    violation = torch.maximum(distance - k * gap - b, gap / k - b - distance)
+    violation = violation[(gap <= epsilon) & (gap > 1e-12) & (violation > 0)]
+    return violation.sum() / max(len(violation), 1)
+
+
+@pytest.mark.parametrize("count", [2, 127, 129, 300])
+def test_blocks_of_rows_equal_the_whole_matrix(count):
+    features, depth = random_objects(count)
+    features[count // 2] = features[0]  # no direction leads apart
+    results = []
+    for loss in (two_sided_loss, literal_two_sided):
+        x = features.clone().requires_grad_()
+        value = loss(x, depth, 1.5, 0.5, 10.0)
+        results.append((value.detach(), *torch.autograd.grad(value, x)))
+    torch.testing.assert_close(*results)
+
+
 def test_two_sided_function_matches_module_without_weight():
     features, depth = random_objects()
     expected = QuasiIsometricLoss(weight=1.0)(features, depth)

@@ -11,11 +11,13 @@ Source: Choi, Shin & Im, Depth-discriminative Metric Learning for Monocular 3D O
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from qiml.losses.metric import MetricLoss, pairwise_distances
 
 LOG_DEPTH_SCALE = 25.0
 """Log-depth in units comparable with metres: 25·ln z has slope 1 at 25 m, a typical object distance."""
+_ROWS_AT_ONCE = 128
 
 
 def official_loss(
@@ -50,7 +52,8 @@ def two_sided_loss(features: Tensor, depth: Tensor, k: float, b: float, epsilon:
     """Both bounds as hinges: max(u, l, 0), mean over violating pairs, gradient to both objects.
 
     Pulls pairs that are too far together and pushes pairs that are too close apart; symmetric in
-    each pair and in the order of the objects; finite for finite input.
+    each pair and in the order of the objects; finite for finite input. Costs N² time and N memory. Can be
+    differentiated once, and by the descriptors alone.
 
     Args:
         features: (N, C) descriptors.
@@ -60,13 +63,48 @@ def two_sided_loss(features: Tensor, depth: Tensor, k: float, b: float, epsilon:
     Returns:
         Scalar; 0, still in the graph, where no pair violates its bounds.
     """
-    gap = (depth[:, None] - depth).abs()
-    distance = pairwise_distances(features, features)
-    violation = torch.maximum(distance - k * gap - b, gap / k - b - distance).clamp(min=0)
-    local = (gap <= epsilon) & (gap > 1e-12)
-    violation = torch.where(local, violation, 0.0)
-    # Each pair stands twice in the square matrix, above and below the line alike: the mean is the same.
-    return violation.sum() / (violation > 0).sum().clamp(min=1)
+    return _TwoSided.apply(features, depth, k, b, epsilon)
+
+
+class _TwoSided(torch.autograd.Function):
+    """Value and gradient in one pass over blocks of rows, so that no square matrix is ever held.
+
+    Of the sum over pairs of s_ij · (D_ij − bound), s_ij being 1 (too far), −1 (too close) or 0, the gradient
+    at x_i is Σ_j w_ij (x_i − x_j) with w_ij = s_ij / D_ij: a matrix product.
+    """
+
+    @staticmethod
+    def forward(ctx, features, depth, k, b, epsilon):
+        features = features - features.mean(dim=0)  # distances stay; products keep their digits
+        total, count = features.new_zeros(()), features.new_zeros(())
+        gradient = torch.zeros_like(features)
+        for first in range(0, len(depth), _ROWS_AT_ONCE):
+            # Pairs of these rows with all that follow: each pair once, above the diagonal.
+            rows, columns = slice(first, first + _ROWS_AT_ONCE), slice(first, None)
+            gap = (depth[rows, None] - depth[columns]).abs_()
+            distance = pairwise_distances(features[rows], features[columns])
+            apart = (gap > epsilon) | (gap <= 1e-12)
+            upper = torch.add(distance, gap, alpha=-k).sub_(b).clamp_(min=0)
+            upper = upper.masked_fill_(apart, 0).triu_(1)
+            lower = gap.div_(k).sub_(b).sub_(distance).clamp_(min=0)
+            lower = lower.masked_fill_(apart, 0).triu_(1)
+            total += upper.sum() + lower.sum()  # of a pair one at most is positive
+            sign = upper.sign_().sub_(lower.sign_())
+            count += sign.count_nonzero()
+            # Where descriptors are equal no direction leads apart.
+            weight = sign.div_(distance).masked_fill_(distance == 0, 0)
+            near, far = features[rows], features[columns]
+            gradient[rows] += weight.sum(dim=1)[:, None] * near - weight @ far
+            gradient[columns] += weight.sum(dim=0)[:, None] * far - weight.T @ near
+        count.clamp_(min=1)
+        ctx.save_for_backward(gradient.div_(count))
+        return total / count
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, upstream):
+        (gradient,) = ctx.saved_tensors
+        return gradient * upstream, None, None, None, None
 
 
 class QuasiIsometricLoss(MetricLoss):
