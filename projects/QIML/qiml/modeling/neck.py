@@ -11,21 +11,30 @@ def _conv_bn_relu(in_channels: int, out_channels: int) -> nn.Sequential:
     return nn.Sequential(conv, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
 
 
-def bilinear_upsample(channels: int, factor: int) -> nn.ConvTranspose2d:
+class BilinearUpsample(nn.ConvTranspose2d):
     """Learnable depthwise up-sampling that starts as bilinear interpolation."""
-    up = nn.ConvTranspose2d(
-        channels,
-        channels,
-        2 * factor,
-        stride=factor,
-        padding=factor // 2,
-        groups=channels,
-        bias=False,
-    )
-    ramp = 1 - (torch.arange(2 * factor) - (factor - 0.5)).abs() / factor
-    with torch.no_grad():
-        up.weight.copy_(ramp[:, None] * ramp)
-    return up
+
+    def __init__(self, channels: int, factor: int):
+        super().__init__(
+            channels,
+            channels,
+            2 * factor,
+            stride=factor,
+            padding=factor // 2,
+            groups=channels,
+            bias=False,
+        )
+        ramp = 1 - (torch.arange(2 * factor) - (factor - 0.5)).abs() / factor
+        with torch.no_grad():
+            self.weight.copy_(ramp[:, None] * ramp)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, C, H · factor, W · factor) of the same dtype."""
+        if not x.is_cpu:
+            return super().forward(x)
+        # oneDNN has fast depthwise kernels for float32 alone: half precision takes several times as long.
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(x.to(self.weight.dtype)).to(x.dtype)
 
 
 class IDAUp(nn.Module):
@@ -48,7 +57,7 @@ class IDAUp(nn.Module):
         super().__init__()
         self.projections = nn.ModuleList(_conv_bn_relu(c, out_channels) for c in in_channels[1:])
         self.upsamples = nn.ModuleList(
-            bilinear_upsample(out_channels, factor)
+            BilinearUpsample(out_channels, factor)
             if learned_upsampling
             else nn.Upsample(scale_factor=factor, mode="nearest")
             for factor in factors[1:]
