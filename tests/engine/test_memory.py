@@ -13,7 +13,7 @@ def test_thresholds_reach_the_c_library(monkeypatch):
     monkeypatch.setattr(ctypes, "CDLL", lambda _name: FakeLibrary(calls))
     monkeypatch.setattr(memory.sys, "platform", "linux")
     memory.keep_freed_memory()
-    assert calls == [(-3, 32 * 2**20), (-1, 2**31 - 1)]
+    assert calls == [(-4, 0), (-1, 2**31 - 1)]
 
 
 def test_another_c_library_is_left_alone(monkeypatch):

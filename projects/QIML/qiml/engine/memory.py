@@ -3,7 +3,7 @@
 import ctypes
 import sys
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # names of mallopt(3)'s parameters in glibc
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # names of mallopt(3)'s parameters in glibc
 
 
 def keep_freed_memory() -> None:
@@ -16,5 +16,5 @@ def keep_freed_memory() -> None:
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(_MMAP_THRESHOLD, 32 * 2**20)  # the most that glibc takes
+        mallopt(_MMAP_MAX, 0)  # whatever the size: a threshold on it ends at 32 MB
         mallopt(_TRIM_THRESHOLD, 2**31 - 1)
