@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -317,3 +318,14 @@ def test_dense_depth_is_reduced_to_cells():
     assert targets.dense_depth.shape == (2, 16, 24)
     assert targets.dense_depth[1, 3, 5] == maps[1, 12:16, 20:24].mean()
     assert flatten_objects([make_instances([])], STRIDE, (16, 24)).dense_depth is None
+
+
+def test_targets_move_with_the_choice_made_on_the_host():
+    targets = flatten_objects([make_instances([])], STRIDE, (16, 24))
+    has_3d = torch.tensor([True, False, True])
+    targets = replace(targets, has_3d=has_3d)
+    assert targets.supervised.tolist() == [0, 2]
+    moved = targets.to("meta")
+    assert moved.supervised.is_meta and moved.supervised.shape == (2,)
+    assert moved.cameras.projection.is_meta and moved.map_size == (16, 24)
+    assert not targets.has_3d.is_meta

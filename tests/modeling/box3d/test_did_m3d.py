@@ -1,6 +1,7 @@
 """What DID-M3D does by itself; what it shares is tested in test_region_head.py."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -161,7 +162,7 @@ def test_only_cells_that_show_the_object_teach_visual_and_attribute_depth(head, 
 
 def test_objects_without_3d_supervision_teach_nothing(head, street):
     _, _, targets = street()
-    targets.has_3d[1] = False
+    targets = replace(targets, has_3d=torch.arange(len(targets)) != 1)
     objects = head.regress_3d(
         torch.zeros(1, 8, *MAP), targets.image_index, targets.boxes2d, targets.classes,
         targets.cameras, targets.affines,

@@ -57,7 +57,7 @@ def collect_descriptors(
         ):
             descriptors, targets = model.describe(batch)
             columns = (targets.apparent_depth, targets.image_index + frames, targets.classes)
-            columns = (column[targets.has_3d] for column in columns)
+            columns = (column[targets.supervised] for column in columns)
             collected.append([x.cpu().numpy() for x in (descriptors, *columns)])
             frames += len(batch)
     return ObjectDescriptors(*map(np.concatenate, zip(*collected, strict=True)))

@@ -45,8 +45,9 @@ class TrainStep(SimpleTrainer):
         self.scaler.scale(total).backward()
         self.losses = {name: loss.detach() for name, loss in losses.items()}
         average_running_statistics(self.model)  # not before: the backward pass holds them
-        # Raises on NaN or infinity, before the weights take them up.
-        self._write_metrics(losses, data_time)
+        # Raises on NaN or infinity, before the weights take them up. One copy from the device for all.
+        values = torch.stack(list(self.losses.values())).cpu()
+        self._write_metrics(dict(zip(losses, values, strict=True)), data_time)
         if self.clip_gradients is not None:
             self.scaler.unscale_(self.optimizer)
             self.clip_gradients(self.model.parameters())

@@ -32,4 +32,6 @@ def global_sum_ratio(total: Tensor, count: Tensor) -> Tensor:
 
 def global_mean(values: Tensor) -> Tensor:
     """Mean of `values` (any shape) over every worker's elements; 0, still in the graph, for none."""
-    return global_sum_ratio(values.sum(), torch.tensor(values.numel(), device=values.device))
+    # Filled where the values are: a number copied there would be waited for.
+    count = torch.full((), values.numel(), device=values.device)
+    return global_sum_ratio(values.sum(), count)

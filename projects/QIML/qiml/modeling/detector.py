@@ -96,6 +96,11 @@ class MonocularDetector3D(nn.Module):
     def device(self) -> torch.device:
         return self.pixel_mean.device
 
+    def mixed_precision(self) -> torch.autocast:
+        """The context that the network and the losses run in."""
+        enabled = self.autocast_dtype is not None
+        return torch.autocast(self.device.type, self.autocast_dtype, enabled=enabled)
+
     def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
         """Losses in training, detections otherwise.
 
@@ -108,15 +113,13 @@ class MonocularDetector3D(nn.Module):
         Returns:
             Training: {name: scalar}. Otherwise: [{"instances": Instances}] in original pixels.
         """
-        with torch.autocast(
-            self.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None
-        ):
+        with self.mixed_precision():
             features = self.extract_features(batched_inputs)
             predictions = self.box3d_head(features)
             if self.training:
-                instances = [x["instances"].to(self.device) for x in batched_inputs]
+                instances = [x["instances"] for x in batched_inputs]
                 maps = [x["dense_depth"] for x in batched_inputs if "dense_depth" in x]
-                dense_depth = torch.stack(maps).to(self.device) if maps else None
+                dense_depth = torch.stack(maps) if maps else None
                 return self.losses(features, predictions, instances, dense_depth)
             cameras = Camera(torch.stack([x["camera"] for x in batched_inputs]).to(self.device))
             affines = torch.stack([x["affine"] for x in batched_inputs]).to(self.device)
@@ -126,8 +129,8 @@ class MonocularDetector3D(nn.Module):
 
     def extract_features(self, batched_inputs: list[dict]) -> Tensor:
         """Neck output (B, C, H/stride, W/stride) of the batch's images."""
-        images = torch.stack([x["image"] for x in batched_inputs]).to(
-            self.device, non_blocking=True
+        images = torch.stack(
+            [x["image"].to(self.device, non_blocking=True) for x in batched_inputs]
         )
         images = ((images - self.pixel_mean) / self.pixel_std).to(memory_format=torch.channels_last)
         return self.neck(self.backbone(images))
@@ -139,8 +142,12 @@ class MonocularDetector3D(nn.Module):
         instances: list[Instances],
         dense_depth: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """The head's terms, then the two auxiliary ones where they are switched on."""
+        """The head's terms, then the two auxiliary ones where they are switched on.
+
+        Labels are few and small: they are sorted on the host, so that a GPU is not waited for.
+        """
         targets = flatten_objects(instances, self.neck.stride, features.shape[-2:], dense_depth)
+        targets = targets.to(self.device)
         losses = self.box3d_head.losses(predictions, targets)
         if self.object_depth_head is not None:
             painted = self.paint_object_depth(instances, features.shape[-2:])
@@ -152,22 +159,25 @@ class MonocularDetector3D(nn.Module):
     def descriptor_loss(self, features: Tensor, predictions, targets: ObjectTargets) -> Tensor:
         """The metric loss on the batch's objects: of all classes and, as in the official code, all images."""
         descriptors = self.descriptors(features, predictions, targets)
-        depth = targets.apparent_depth[targets.has_3d]
+        depth = targets.apparent_depth[targets.supervised]
         if self.across_images:
             return self.metric_loss(descriptors, depth)
-        image_index = targets.image_index[targets.has_3d]
+        image_index = targets.image_index[targets.supervised]
         own = [image_index == i for i in range(len(features))]
         return torch.stack([self.metric_loss(descriptors[i], depth[i]) for i in own]).mean()
 
     def descriptors(self, features: Tensor, predictions, targets: ObjectTargets) -> Tensor:
         """(M', C) of the objects with 3D supervision; for "neck" `predictions` are not read."""
-        has_3d = targets.has_3d
+        supervised = targets.supervised
         if self.descriptor == "roi":
-            return self.box3d_head.roi_descriptors(predictions, targets)[has_3d]
+            return self.box3d_head.roi_descriptors(predictions, targets)[supervised]
         if self.descriptor == "depth":
-            return self.box3d_head.depth_descriptors(predictions, targets)[has_3d]
+            return self.box3d_head.depth_descriptors(predictions, targets)[supervised]
         return pooled_descriptors(
-            features, targets.image_index[has_3d], targets.cells[has_3d], self.descriptor_size
+            features,
+            targets.image_index[supervised],
+            targets.cells[supervised],
+            self.descriptor_size,
         )
 
     def describe(self, batched_inputs: list[dict]) -> tuple[Tensor, ObjectTargets]:
@@ -183,26 +193,25 @@ class MonocularDetector3D(nn.Module):
             ConfigError: the head has no descriptors of that kind.
         """
         _check_descriptor(self.descriptor, self.box3d_head)
-        instances = [x["instances"].to(self.device) for x in batched_inputs]
-        with torch.autocast(
-            self.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None
-        ):
+        instances = [x["instances"] for x in batched_inputs]
+        with self.mixed_precision():
             features = self.extract_features(batched_inputs)
             predictions = self.box3d_head(features) if self.descriptor != "neck" else None
             targets = flatten_objects(instances, self.neck.stride, features.shape[-2:])
+            targets = targets.to(self.device)
             return self.descriptors(features, predictions, targets).float(), targets
 
     def paint_object_depth(self, instances: list[Instances], map_size: tuple[int, int]) -> Tensor:
         """Painted depth (B, H, W) of all supervised objects, also those whose centre lies off the map."""
-        supervised = [i[i.gt_has_3d] for i in instances]
-        index = [torch.full((len(i),), n, device=self.device) for n, i in enumerate(supervised)]
-        return paint_object_depth(
-            torch.cat([i.gt_boxes.tensor for i in supervised]) / self.neck.stride,
-            torch.cat([i.gt_apparent_depth for i in supervised]),
+        supervised = torch.cat([i.gt_has_3d for i in instances])
+        index = [torch.full((len(i),), n) for n, i in enumerate(instances)]
+        columns = (
+            torch.cat([i.gt_boxes.tensor for i in instances]) / self.neck.stride,
+            torch.cat([i.gt_apparent_depth for i in instances]),
             torch.cat(index),
-            len(instances),
-            map_size,
         )
+        columns = (column[supervised] for column in columns)
+        return paint_object_depth(*columns, len(instances), map_size)
 
     def for_inference(self) -> "MonocularDetector3D":
         """This detector without the parts only training needs, in eval mode.

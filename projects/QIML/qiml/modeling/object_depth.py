@@ -49,16 +49,19 @@ class ObjectDepthHead(nn.Module):
         Args:
             features: (B, C, H, W) of the neck.
             painted_depth: (B, H, W) metres, 0 where no object is
-                (:func:`qiml.modeling.targets.paint_object_depth`).
+                (:func:`qiml.modeling.targets.paint_object_depth`). Best on the host: which cells are covered
+                must be known there, and a GPU would be waited for.
 
         Returns:
             Scalar; 0 where nothing is painted.
         """
         image_index, y, x = painted_depth.nonzero(as_tuple=True)
-        windows = gather_windows(features, image_index, torch.stack([x, y], dim=1), size=3)
+        covered = (image_index, torch.stack([x, y], dim=1), painted_depth[image_index, y, x])
+        image_index, cells, target = (
+            column.to(features.device, non_blocking=True) for column in covered
+        )
+        windows = gather_windows(features, image_index, cells, size=3)
         (prediction,) = apply_at_windows([self.branch], windows)
         depth, log_sigma = prediction.float().unbind(dim=1)
-        loss = laplacian_uncertainty_loss(
-            inverse_sigmoid_depth(depth), painted_depth[image_index, y, x], log_sigma
-        )
+        loss = laplacian_uncertainty_loss(inverse_sigmoid_depth(depth), target, log_sigma)
         return self.weight * loss

@@ -1,7 +1,9 @@
-"""Training targets, rendered on the model's device from the objects of a batch."""
+"""Training targets from the objects of a batch."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, field
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -12,8 +14,33 @@ from qiml.structures.boxes3d import Boxes3D
 from qiml.structures.camera import Camera
 
 
+@dataclass(frozen=True, kw_only=True)
+class Supervision:
+    """Targets of M objects.
+
+    Attributes:
+        has_3d: (M,) bool; False: only the heat map, 2D box and heading are supervised.
+        supervised: (M',) int64, the objects with `has_3d`; found where the targets are made. On a GPU,
+            selecting by a mask waits until it is idle, by indices does not.
+    """
+
+    has_3d: Tensor
+    supervised: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "supervised", self.has_3d.nonzero().squeeze(1))
+
+    def to(self, device: torch.device) -> Self:
+        """The same on another device; nothing is waited for."""
+        moved = copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor | Camera):
+                object.__setattr__(moved, name, value.to(device, non_blocking=True))
+        return moved
+
+
 @dataclass(frozen=True)
-class ObjectTargets:
+class ObjectTargets(Supervision):
     """The M objects of a batch, flattened over images; positions and 2D sizes in cells of the map.
 
     Attributes:
@@ -28,7 +55,6 @@ class ObjectTargets:
         dimensions: (M, 3) h, w, l in metres.
         yaw: (M,) rotation about +y.
         alpha: (M,) observation angle.
-        has_3d: (M,) bool; False: only the heat map, 2D box and heading are supervised.
         cameras: (M, 3, 4), of each object's input image.
         affines: (M, 2, 3) original pixels → input pixels of each object's image.
         num_images: batch size B.
@@ -49,7 +75,6 @@ class ObjectTargets:
     dimensions: Tensor
     yaw: Tensor
     alpha: Tensor
-    has_3d: Tensor
     cameras: Camera
     affines: Tensor
     num_images: int
@@ -70,7 +95,7 @@ def flatten_objects(
     """Targets of all objects whose projected 3D centre lies on the map.
 
     Args:
-        instances: per image, on the model's device, in pixels of the network's input: gt_boxes, gt_classes,
+        instances: per image, in pixels of the network's input: gt_boxes, gt_classes,
             gt_projected_centres (M, 2), gt_depth (M,), gt_apparent_depth (M,), gt_boxes3d, gt_alpha (M,),
             gt_has_3d (M,), gt_cameras (M, 3, 4), gt_affines (M, 2, 3).
         stride: input pixels per cell.

@@ -110,7 +110,7 @@ class DIDM3DHead(RegionHead):
         )
 
     def size_loss(self, objects: DIDM3DObjects, targets: ObjectTargets) -> Tensor:
-        return global_mean((objects.dimensions - targets.dimensions)[targets.has_3d].abs())
+        return global_mean((objects.dimensions - targets.dimensions)[targets.supervised].abs())
 
     def depth_loss(self, objects: DIDM3DObjects, targets: ObjectTargets) -> Tensor:
         surface = self.surface_depth(targets)

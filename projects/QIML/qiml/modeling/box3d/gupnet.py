@@ -75,19 +75,19 @@ class GUPNetHead(RegionHead):
     # The official losses are in log σ² = 2 log σ.
 
     def size_loss(self, objects: GUPNetObjects, targets: ObjectTargets) -> Tensor:
-        has_3d = targets.has_3d
+        kept = targets.supervised
         height_loss = laplacian_uncertainty_loss(
-            objects.dimensions[has_3d, 0],
-            targets.dimensions[has_3d, 0],
-            objects.height_log_variance[has_3d] / 2,
+            objects.dimensions[kept, 0],
+            targets.dimensions[kept, 0],
+            objects.height_log_variance[kept] / 2,
         )
-        width_length_error = (objects.dimensions - targets.dimensions)[has_3d, 1:].abs()
+        width_length_error = (objects.dimensions - targets.dimensions)[kept, 1:].abs()
         return global_mean(width_length_error) * 2 / 3 + height_loss / 3
 
     def depth_loss(self, objects: GUPNetObjects, targets: ObjectTargets) -> Tensor:
-        has_3d = targets.has_3d
+        kept = targets.supervised
         return laplacian_uncertainty_loss(
-            objects.depth[has_3d],
-            targets.depth[has_3d],
-            objects.depth_log_variance[has_3d] / 2,
+            objects.depth[kept],
+            targets.depth[kept],
+            objects.depth_log_variance[kept] / 2,
         )

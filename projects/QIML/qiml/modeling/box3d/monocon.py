@@ -138,6 +138,7 @@ class MonoConHead(HeatmapHead):
             targets: whose `instances` are read: the cells here are those of the 2D boxes' centres.
         """
         objects = flatten_labels(targets.instances, self.stride, targets.map_size)
+        objects = objects.to(predictions.heatmap.device)
         at_objects = self.regress(predictions, objects.image_index, objects.cells)
         return {
             "loss_heatmap": heatmap_focal_loss(
@@ -180,9 +181,9 @@ class MonoConHead(HeatmapHead):
             at_objects: {name: (M, channels)} of :meth:`regress` at `objects.cells`.
             objects: M objects.
         """
-        has_3d = objects.has_3d
-        depth, log_sigma = at_objects["depth"][has_3d].unbind(dim=1)
-        size_3d = at_objects["size_3d"][has_3d]
+        supervised = objects.supervised
+        depth, log_sigma = at_objects["depth"][supervised].unbind(dim=1)
+        size_3d = at_objects["size_3d"][supervised]
         logits, residuals = at_objects["heading"].split(NUM_BINS, dim=1)
         bins, residual = encode_heading(objects.alpha)
         bin_loss = F.binary_cross_entropy_with_logits(
@@ -198,10 +199,10 @@ class MonoConHead(HeatmapHead):
                 (residuals.gather(1, bins[:, None]).squeeze(1) - residual).abs()
             ),
             "loss_depth": laplacian_uncertainty_loss(
-                inverse_sigmoid_depth(depth, DEPTH_EPS), objects.depth[has_3d], log_sigma
+                inverse_sigmoid_depth(depth, DEPTH_EPS), objects.depth[supervised], log_sigma
             ),
             "loss_size_3d": dimension_aware_l1_loss(
-                size_3d, objects.dimensions[has_3d], relative_to=size_3d.clamp(min=MIN_SIZE)
+                size_3d, objects.dimensions[supervised], relative_to=size_3d.clamp(min=MIN_SIZE)
             ),
         }
 

@@ -7,7 +7,7 @@ import torch
 from detectron2.structures import Instances
 from torch import Tensor
 
-from qiml.modeling.targets import draw_gaussians
+from qiml.modeling.targets import Supervision, draw_gaussians
 from qiml.structures.boxes3d import NEAR_PLANE, Boxes3D, rotation_y_to_alpha
 from qiml.structures.camera import Camera
 
@@ -17,7 +17,7 @@ NUM_KEYPOINTS = NUM_CORNERS + 1
 
 
 @dataclass(frozen=True)
-class MonoConTargets:
+class MonoConTargets(Supervision):
     """The M objects of a batch, flattened over images; positions and 2D sizes in cells of the map.
 
     Attributes:
@@ -29,7 +29,6 @@ class MonoConTargets:
         depth: (M,) metres along the optical axis, as the projection divides by it.
         dimensions: (M, 3) h, w, l in metres.
         alpha: (M,) observation angle from the ray through the projected 3D centre.
-        has_3d: (M,) bool; False: only the heat map, 2D box and heading are supervised.
         num_images: batch size B.
         map_size: (H, W) of the map.
     """
@@ -42,7 +41,6 @@ class MonoConTargets:
     depth: Tensor
     dimensions: Tensor
     alpha: Tensor
-    has_3d: Tensor
     num_images: int
     map_size: tuple[int, int]
 
@@ -117,7 +115,7 @@ def flatten_labels(
     Key points nearer to the camera plane than ``NEAR_PLANE`` are not supervised: they project to infinity.
 
     Args:
-        instances: per image, on the model's device, in pixels of the network's input: gt_boxes, gt_classes,
+        instances: per image, in pixels of the network's input: gt_boxes, gt_classes,
             gt_boxes3d, gt_depth (M,), gt_has_3d (M,), gt_cameras (M, 3, 4).
         stride: input pixels per cell.
         map_size: (H, W) in cells.
@@ -180,5 +178,5 @@ def gaussian_radius(width: Tensor, height: Tensor, min_overlap: float = 0.3) -> 
 
 def _on_map(cells: Tensor, map_size: tuple[int, int]) -> Tensor:
     """Whether (..., 2) cells x, y lie on the map."""
-    limit = torch.tensor([map_size[1], map_size[0]], device=cells.device)
-    return ((cells >= 0) & (cells < limit)).all(dim=-1)
+    x, y = cells.unbind(dim=-1)
+    return (x >= 0) & (x < map_size[1]) & (y >= 0) & (y < map_size[0])

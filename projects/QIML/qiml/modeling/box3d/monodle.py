@@ -69,18 +69,18 @@ class MonoDLEHead(CentreHead):
             at_objects: {name: (M, channels)} of :meth:`regress` at `targets.cells`.
             targets: M objects.
         """
-        has_3d = targets.has_3d
+        supervised = targets.supervised
         offset_3d = targets.projected_centres - targets.cells
-        depth, log_sigma = at_objects["depth"][has_3d].unbind(dim=1)
+        depth, log_sigma = at_objects["depth"][supervised].unbind(dim=1)
         return {
             **box2d_losses(at_objects, targets),
             "loss_heading": heading_loss(at_objects["heading"], targets.alpha),
-            "loss_offset_3d": global_mean((at_objects["offset_3d"] - offset_3d)[has_3d].abs()),
+            "loss_offset_3d": global_mean((at_objects["offset_3d"] - offset_3d)[supervised].abs()),
             "loss_depth": laplacian_uncertainty_loss(
-                inverse_sigmoid_depth(depth), targets.depth[has_3d], log_sigma
+                inverse_sigmoid_depth(depth), targets.depth[supervised], log_sigma
             ),
             "loss_size_3d": dimension_aware_l1_loss(
-                at_objects["size_3d"][has_3d], targets.dimensions[has_3d]
+                at_objects["size_3d"][supervised], targets.dimensions[supervised]
             ),
         }
 

@@ -229,7 +229,7 @@ class RegionHead(CentreHead):
         middle = targets.boxes2d[:, [0, 2]].mean(dim=1, keepdim=True) * self.stride
         alpha = rotation_y_to_alpha(targets.yaw, targets.cameras.ray_angle(middle).squeeze(1))
         offset_3d = targets.projected_centres - targets.cells
-        offset_error = (objects.offset_3d - offset_3d)[targets.has_3d].abs()
+        offset_error = (objects.offset_3d - offset_3d)[targets.supervised].abs()
         return {
             "loss_offset_3d": global_mean(offset_error),
             "loss_size_3d": self.size_loss(objects, targets),
