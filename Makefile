@@ -47,5 +47,5 @@ lint: $(STAMP)  ## check style and formatting
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 
-bench: $(STAMP)  ## time the losses, the model and the evaluation
-	$(BIN)/python tools/benchmark.py
+bench: $(STAMP)  ## measure speed and memory, and write docs/performance.md (some eight minutes)
+	$(BIN)/python tools/benchmark.py --json docs/results/performance.json --page docs/performance.md
