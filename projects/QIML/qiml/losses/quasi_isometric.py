@@ -85,11 +85,11 @@ class _TwoSided(torch.autograd.Function):
             distance = pairwise_distances(features[rows], features[columns])
             apart = (gap > epsilon) | (gap <= 1e-12)
             upper = torch.add(distance, gap, alpha=-k).sub_(b).clamp_(min=0)
-            upper = upper.masked_fill_(apart, 0).triu_(1)
             lower = gap.div_(k).sub_(b).sub_(distance).clamp_(min=0)
-            lower = lower.masked_fill_(apart, 0).triu_(1)
-            total += upper.sum() + lower.sum()  # of a pair one at most is positive
-            sign = upper.sign_().sub_(lower.sign_())
+            # Of a pair one at most is positive: the difference is positive where too far, negative too close.
+            violation = upper.sub_(lower).masked_fill_(apart, 0).triu_(1)
+            total += violation.abs().sum()
+            sign = violation.sign_()
             count += sign.count_nonzero()
             # Where descriptors are equal no direction leads apart.
             weight = sign.div_(distance).masked_fill_(distance == 0, 0)
