@@ -18,7 +18,8 @@ The *official style* is the same network and the same losses, run as the officia
 relatives runs them: float32 in NCHW order, every branch over the whole map (the object-depth head's too, at
 inference as well), 5×5 pooling of the whole map for descriptors, images normalised and targets built on the
 host object by object. It is written for this comparison (`qiml/benchmark/official.py`); tests check that its
-losses are ours."""
+losses are ours. It runs in the same process, where the C library keeps freed memory as in our trainer
+(`qiml/engine/memory.py`). The official code does not have that: its times here are short rather than long."""
 DERIVED = ("ratio", "floor", "share", "exponent")
 
 
