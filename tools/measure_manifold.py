@@ -15,6 +15,7 @@ from qiml.errors import CheckpointError, ConfigError, DatasetError, exit_on_erro
 from qiml.evaluation.manifold import measure
 from qiml.evaluation.manifold_plot import plot_manifold
 from qiml.io import atomic_write_text
+from qiml.modeling.metric_loss import choose_depth_space
 
 MEANINGS = {
     "objects": "objects measured",
@@ -136,7 +137,12 @@ def main() -> None:
         cfg = load(args)
         objects, *reference = collect(cfg, args)
         qi = cfg.MODEL.QUASI_ISOMETRIC
-        bounds = {"k": qi.K, "b": qi.B, "epsilon": qi.EPSILON, "depth_space": qi.DEPTH_SPACE}
+        bounds = {
+            "k": qi.K,
+            "b": qi.B,
+            "epsilon": qi.EPSILON,
+            "depth_space": choose_depth_space(cfg),
+        }
         others = next(((r.descriptors, r.depth) for r in reference), None)
         numbers = measure(objects.descriptors, objects.depth, reference=others, **bounds)
         output = args.output or Path(cfg.OUTPUT_DIR)

@@ -165,7 +165,9 @@ def depth_branches(model):
 
 
 def test_metric_loss_alone_reaches_the_neck_and_no_head(make_detector, make_batch):
-    model = make_detector("MODEL.QUASI_ISOMETRIC.B", 0.0).train()
+    model = make_detector(
+        "MODEL.QUASI_ISOMETRIC.B", 0.0, "MODEL.QUASI_ISOMETRIC.DESCRIPTOR", "neck"
+    ).train()
     losses = model(make_batch("INPUT.AUGMENTATION.CROP", 0.0))
     assert losses["loss_metric"] > 0
     losses["loss_metric"].backward()
@@ -227,8 +229,9 @@ def test_descriptors_of_regions(tiny_config, make_batch, head):
 
 
 def test_metric_loss_within_images_is_the_mean_over_them(tiny_config, make_batch):
+    qi = "MODEL.QUASI_ISOMETRIC"
     model = Trainer.build_model(
-        tiny_config("MODEL.QUASI_ISOMETRIC.ACROSS_IMAGES", False, "MODEL.QUASI_ISOMETRIC.B", 0.0)
+        tiny_config(f"{qi}.ACROSS_IMAGES", False, f"{qi}.B", 0.0, f"{qi}.DESCRIPTOR", "neck")
     ).train()
     assert not model.metric_loss.gather
     batch = make_batch("INPUT.AUGMENTATION.CROP", 0.0)

@@ -19,6 +19,26 @@ def instead(name, *overrides):
     return ("MODEL.QUASI_ISOMETRIC.ENABLED", False, "MODEL.CONTRASTIVE.NAME", name, *overrides)
 
 
+@pytest.mark.parametrize(
+    ("form", "head", "place", "space"),
+    [
+        ("two_sided", "MonoDLEHead", "depth", "log"),
+        ("two_sided", "MonoConHead", "depth", "log"),
+        ("two_sided", "GUPNetHead", "neck", "log"),
+        ("two_sided", "DIDM3DHead", "neck", "log"),
+        ("official", "MonoDLEHead", "neck", "metric"),
+        ("official", "MonoConHead", "neck", "metric"),
+    ],
+)
+def test_by_default_the_official_form_is_as_released(tiny_config, form, head, place, space):
+    overrides = ("MODEL.QUASI_ISOMETRIC.FORM", form, "MODEL.BOX3D_HEAD.NAME", head)
+    model = Trainer.build_model(tiny_config(*overrides))
+    assert (model.descriptor, model.metric_loss.depth_space) == (place, space)
+    fixed = ("MODEL.QUASI_ISOMETRIC.DESCRIPTOR", "neck", "MODEL.QUASI_ISOMETRIC.DEPTH_SPACE", "log")
+    model = Trainer.build_model(tiny_config(*overrides, *fixed))
+    assert (model.descriptor, model.metric_loss.depth_space) == ("neck", "log")
+
+
 def test_built_by_config(tiny_config):
     assert isinstance(build_metric_loss(tiny_config()), QuasiIsometricLoss)
     assert build_metric_loss(tiny_config("MODEL.QUASI_ISOMETRIC.ENABLED", False)) is None
@@ -36,7 +56,7 @@ def test_built_by_config(tiny_config):
 
 @pytest.mark.parametrize("name", CONTRASTIVE)
 def test_detector_takes_a_step_with_each(tiny_config, kitti_folder, name):
-    """Its gradient reaches the neck; the whole network trains on."""
+    """Its gradient reaches the neck and of the head its descriptors alone; the whole network trains on."""
     data = ("DATASETS.TRAIN", f"('kitti_format:{kitti_folder()}:train',)")
     cfg = tiny_config(*instead(name), *data, "INPUT.AUGMENTATION.CROP", 0.0)
     torch.manual_seed(0)
@@ -47,7 +67,8 @@ def test_detector_takes_a_step_with_each(tiny_config, kitti_folder, name):
     assert losses["loss_metric"] > 0
     losses["loss_metric"].backward(retain_graph=True)
     assert any(p.grad is not None and p.grad.any() for p in model.neck.parameters())
-    assert all(p.grad is None for p in model.box3d_head.parameters())
+    reached = {name for name, p in model.box3d_head.named_parameters() if p.grad is not None}
+    assert reached == {"depth.0.weight", "depth.0.bias"}
     sum(losses.values()).backward()
     optimizer.step()
     assert all(loss.isfinite() for loss in model(batch).values())

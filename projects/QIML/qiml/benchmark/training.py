@@ -21,7 +21,7 @@ from qiml.data.mapper import MonocularMapper
 from qiml.engine.checkpoint import DetectorCheckpointer
 from qiml.engine.solver import build_optimizer
 from qiml.losses import heatmap_focal_loss
-from qiml.modeling.box3d.centre_head import CentreHead
+from qiml.modeling.box3d.centre_head import CentreHead, CentrePredictions
 from qiml.modeling.detector import MonocularDetector3D
 from qiml.modeling.targets import ObjectTargets, flatten_objects, render_heatmap
 
@@ -219,7 +219,8 @@ def time_loss_terms(timer: Timer, scale: Scale, step_seconds: float) -> list[Rec
         return sum(head.regression_losses(at_objects, targets).values())
 
     def metric(of: ObjectTargets) -> Callable[[], torch.Tensor]:
-        return lambda: model.descriptor_loss(features, None, of)
+        predictions = CentrePredictions(logits, features)
+        return lambda: model.descriptor_loss(features, predictions, of)
 
     losses = {
         "heat map: focal loss": lambda: heatmap_focal_loss(logits, heatmap),

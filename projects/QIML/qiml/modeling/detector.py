@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from qiml.errors import ConfigError
 from qiml.modeling.box3d import build_box3d_head, head_for_inference
-from qiml.modeling.metric_loss import build_metric_loss
+from qiml.modeling.metric_loss import build_metric_loss, choose_descriptor
 from qiml.modeling.neck import DLAUp
 from qiml.modeling.object_depth import ObjectDepthHead
 from qiml.modeling.sampling import pooled_descriptors
@@ -27,9 +27,9 @@ class MonocularDetector3D(nn.Module):
         box3d_head: see ``BOX3D_HEAD_REGISTRY``.
         object_depth_head: auxiliary head, or None.
         metric_loss: loss on object descriptors and their depths, or None.
-        descriptor: what an object's descriptor is the mean of: "neck", a window of the neck's map; "roi",
-            the features the head's second stage pools in the object's 2D box; "depth", the hidden layer of
-            the head's depth branch.
+        descriptor: what an object's descriptor is: "depth", the hidden layer of the head's depth branch; or
+            the mean of "neck", a window of the neck's map; "roi", the features the head's second stage pools
+            in the object's 2D box.
         descriptor_size: side of that window, in cells.
         across_images: whether the metric loss also compares objects of different images.
         pixel_mean, pixel_std: of RGB images in [0, 255].
@@ -72,8 +72,9 @@ class MonocularDetector3D(nn.Module):
         qi = model.QUASI_ISOMETRIC
         head = build_box3d_head(cfg, ShapeSpec(channels=neck.out_channels, stride=neck.stride))
         metric_loss = build_metric_loss(cfg)
+        descriptor = choose_descriptor(cfg, head)
         if metric_loss:
-            _check_descriptor(qi.DESCRIPTOR, head)
+            _check_descriptor(descriptor, head)
         return {
             "backbone": backbone,
             "neck": neck,
@@ -82,7 +83,7 @@ class MonocularDetector3D(nn.Module):
             if model.OBJECT_DEPTH.ENABLED
             else None,
             "metric_loss": metric_loss,
-            "descriptor": qi.DESCRIPTOR,
+            "descriptor": descriptor,
             "descriptor_size": qi.DESCRIPTOR_SIZE,
             "across_images": qi.ACROSS_IMAGES,
             "pixel_mean": model.PIXEL_MEAN,
@@ -245,5 +246,5 @@ def _check_descriptor(descriptor: str, head: nn.Module) -> None:
             "MODEL.QUASI_ISOMETRIC.DESCRIPTOR",
             found=f"{descriptor!r} with MODEL.BOX3D_HEAD.NAME {type(head).__name__}",
             expected=needed[descriptor],
-            mend="set it to 'neck'",
+            mend="set it to 'auto' or 'neck'",
         )

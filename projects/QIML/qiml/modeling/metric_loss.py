@@ -1,5 +1,7 @@
 """The metric loss on object descriptors that a config asks for."""
 
+from torch import nn
+
 from qiml.losses import OrdinalTripletLoss, QuasiIsometricLoss, RankNContrastLoss
 from qiml.losses.metric import MetricLoss
 
@@ -16,7 +18,7 @@ def build_metric_loss(cfg) -> MetricLoss | None:
             weight=qi.WEIGHT,
             temperature=qi.TEMPERATURE,
             form=qi.FORM,
-            depth_space=qi.DEPTH_SPACE,
+            depth_space=choose_depth_space(cfg),
             gather=gather,
             learn_scale=qi.LEARN_SCALE,
         )
@@ -26,3 +28,20 @@ def build_metric_loss(cfg) -> MetricLoss | None:
     if contrastive.NAME == "triplet":
         return OrdinalTripletLoss(contrastive.MARGIN, contrastive.GAP, **common)
     return None
+
+
+def choose_depth_space(cfg) -> str:
+    """MODEL.QUASI_ISOMETRIC.DEPTH_SPACE, "auto" resolved: "metric" or "log"."""
+    qi = cfg.MODEL.QUASI_ISOMETRIC
+    if qi.DEPTH_SPACE != "auto":
+        return qi.DEPTH_SPACE
+    return "metric" if qi.FORM == "official" else "log"
+
+
+def choose_descriptor(cfg, head: nn.Module) -> str:
+    """MODEL.QUASI_ISOMETRIC.DESCRIPTOR, "auto" resolved: "depth", "neck" or "roi"."""
+    qi = cfg.MODEL.QUASI_ISOMETRIC
+    if qi.DESCRIPTOR != "auto":
+        return qi.DESCRIPTOR
+    as_released = qi.FORM == "official" or not hasattr(head, "depth_descriptors")
+    return "neck" if as_released else "depth"

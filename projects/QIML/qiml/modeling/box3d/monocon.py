@@ -234,13 +234,13 @@ class MonoConHead(HeatmapHead):
         }
 
     def depth_descriptors(self, predictions: MonoConPredictions, targets: ObjectTargets) -> Tensor:
-        """(M, hidden) hidden layer of the depth branch where the depth is read: in the 2D boxes' middle."""
+        """(M, hidden) float32, hidden layer of the depth branch where that is read: in the boxes' middle."""
         height, width = targets.map_size
         middle = (targets.boxes2d[:, :2] + targets.boxes2d[:, 2:]) / 2
         last = middle.new_tensor([width - 1, height - 1])
         cells = torch.minimum(middle.long().clamp(min=0), last.long())
         hidden = predictions.hidden["depth"]
-        return gather_windows(hidden, targets.image_index, cells, size=1).flatten(1)
+        return gather_windows(hidden, targets.image_index, cells, size=1).flatten(1).float()
 
     def inference(
         self,

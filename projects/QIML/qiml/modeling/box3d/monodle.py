@@ -85,9 +85,9 @@ class MonoDLEHead(CentreHead):
         }
 
     def depth_descriptors(self, predictions: CentrePredictions, targets: ObjectTargets) -> Tensor:
-        """(M, hidden) hidden layer of the depth branch at the true cells."""
+        """(M, hidden) float32, hidden layer of the depth branch at the true cells."""
         windows = gather_windows(predictions.features, targets.image_index, targets.cells, size=3)
-        return hidden_at_windows([self.depth[0]], windows)
+        return hidden_at_windows([self.depth[0]], windows).float()
 
     def inference(
         self,
