@@ -4,19 +4,24 @@ import numpy as np
 import pytest
 import torch
 
-from qiml.modeling.box3d.centre_head import CentrePredictions
 from qiml.modeling.box3d.did_m3d import GRID_CHANNELS, REGION_CHANNELS
 from qiml.modeling.box3d.region_head import REGRESSION_CHANNELS
 from qiml.modeling.decode import find_peaks
 from qiml.modeling.official_weights import convert_did_m3d, rename_did_m3d
 from qiml.structures.camera import Camera
-from tests.modeling.test_gupnet_golden import (
+from tests.modeling.region_golden import (
     OFFICIAL_TERMS,
     affines_of,
     check_detections,
+    check_gradients,
+    check_gradients_of_training,
     check_regions,
+    check_running_statistics,
+    detect,
     losses,
+    outputs_of,
     second_stage,
+    targets_of,
 )
 
 OFFICIAL_NAMES = {
@@ -59,32 +64,13 @@ def features(model, golden):
 
 @pytest.fixture(scope="module")
 def targets(golden):
-    """Sizes there are residuals to the class mean."""
-    affines = affines_of(golden, "crop")
-    targets = golden.targets(golden.cameras.warp(affines), affines)
-    targets.dimensions.add_(golden.tensor("kept/mean_size")[targets.classes])
-    return targets
+    return targets_of(golden)
 
 
 @pytest.fixture
 def raw(model):
-    """Direct outputs of the second stage's branches, filled as they run; gradients are kept."""
-    outputs, handles = {}, []
-
-    def note(name):
-        def hook(_module, _inputs, output):
-            outputs[name] = output
-            if output.requires_grad:
-                output.retain_grad()
-
-        return hook
-
-    for name in (*REGION_CHANNELS, *GRID_CHANNELS):
-        branch = model.box3d_head.get_submodule(name)
-        handles.append(branch.register_forward_hook(note(name)))
-    yield outputs
-    for handle in handles:
-        handle.remove()
+    with outputs_of(model.box3d_head, (*REGION_CHANNELS, *GRID_CHANNELS)) as outputs:
+        yield outputs
 
 
 def read_values(objects, mean_sizes):
@@ -199,73 +185,23 @@ def test_train_mode(model, golden, targets, train_mode, relative_error):
     outputs |= read_values(objects, head.mean_sizes[targets.classes])
     for name, value in outputs.items():
         assert relative_error(value, golden.arrays[f"train/{name}"]) < 1e-3, name
-    names, expected = (golden.arrays[f"train/bn_after/{x}"] for x in ("names", "norm_sum"))
-    for name, (norm, total) in zip(names, expected, strict=True):
-        if (ours := rename_did_m3d(str(name))) is not None:
-            assert after[ours].norm().item() == pytest.approx(norm, rel=1e-3), name
-            assert after[ours].sum().item() == pytest.approx(total, rel=1e-3, abs=1e-3 * norm), name
+    check_running_statistics(after, golden, rename_did_m3d)
 
 
 def test_gradients(model, golden, targets, raw, monkeypatch):
-    """Of the total at the neck, at every raw output and at every parameter."""
-    model.zero_grad()
-    head = model.box3d_head
-    features = model.neck(model.backbone(golden.images))
-    features.retain_grad()
-    maps = {name: head.get_submodule(name)(features) for name in REGRESSION_CHANNELS}
-    maps["heatmap"] = head.heatmap(features)
-    for value in maps.values():
-        value.retain_grad()
-
-    def read_densely(_features, image_index, cells):
-        return {n: maps[n][image_index, :, cells[:, 1], cells[:, 0]] for n in REGRESSION_CHANNELS}
-
-    monkeypatch.setattr(head, "regress", read_densely)
-    sum(head.losses(CentrePredictions(maps["heatmap"], features), targets).values()).backward()
-
-    gradients = {OFFICIAL_NAMES.get(n, n): v.grad for n, v in {**maps, **raw}.items()}
-    for name, gradient in {**gradients, "feat_up": features.grad}.items():
-        norm, total, largest = golden.arrays[f"grad/{name}"]
-        assert gradient.norm().item() == pytest.approx(norm, rel=1e-4), name
-        assert gradient.sum().item() == pytest.approx(total, abs=1e-3 * norm), name
-        assert gradient.abs().max().item() == pytest.approx(largest, rel=1e-4), name
-    check_parameter_gradients(model, golden)
-    model.zero_grad()
-
-
-def check_parameter_gradients(model, golden):
-    parameters = dict(model.named_parameters())
-    names = golden.arrays["param_grad/names"]
-    assert len(names) == len(parameters)
-    for name, (norm, _) in zip(names, golden.arrays["param_grad/norm_sum"], strict=True):
-        gradient = parameters[rename_did_m3d(str(name))].grad
-        assert gradient.norm().item() == pytest.approx(norm, rel=1e-3, abs=1e-6), name
+    check_gradients(model, golden, targets, raw, monkeypatch, rename_did_m3d, OFFICIAL_NAMES)
 
 
 def test_gradients_as_training_takes_them(model, golden, targets):
-    """With the 2D branches computed at objects only."""
-    model.zero_grad()
-    features = model.neck(model.backbone(golden.images))
-    features.retain_grad()
-    sum(model.box3d_head.losses(model.box3d_head(features), targets).values()).backward()
-    assert features.grad.norm().item() == pytest.approx(golden.arrays["grad/feat_up"][0], rel=1e-4)
-    check_parameter_gradients(model, golden)
-    model.zero_grad()
+    check_gradients_of_training(model, golden, targets, rename_did_m3d)
 
 
 # --- Detections
 
 
 def test_detections(model, features, golden, monkeypatch):
-    """Decoded boxes equal the official ones: pixels of the original image, metres, radians."""
-    head = model.box3d_head
-    monkeypatch.setattr(head, "score_threshold", -1.0)
-    affines = affines_of(golden, "full")
-    image_sizes = [(int(h), int(w)) for w, h in golden.arrays["calib/img_size"]]
-    with torch.no_grad():
-        detections = head.inference(
-            head(features), golden.cameras.warp(affines), affines, image_sizes
-        )
+    """And how their scores come about."""
+    detections, image_sizes = detect(model, features, golden, monkeypatch)
     check_detections(golden, detections, image_sizes)
     heat = golden.arrays["decode/dets"][..., 1]
     sigmas = np.stack([image.pred_depth_sigma for image in detections])

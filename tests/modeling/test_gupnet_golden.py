@@ -8,8 +8,6 @@ import pytest
 import torch
 
 from qiml.engine.task_learning import task_weights
-from qiml.losses.focal import heatmap_focal_loss
-from qiml.modeling.box3d.centre_head import CentrePredictions, box2d_losses
 from qiml.modeling.box3d.gupnet import REGRESSION_CHANNELS, ROI_CHANNELS, GUPNetHead
 from qiml.modeling.decode import find_peaks
 from qiml.modeling.official_weights import (
@@ -18,20 +16,21 @@ from qiml.modeling.official_weights import (
     rename_deviant,
     rename_gupnet,
 )
-from qiml.modeling.roi_features import coordinate_maps, pool_regions
-from qiml.structures.boxes3d import wrap_angle
 from qiml.structures.camera import Camera
-
-OFFICIAL_TERMS = {
-    "seg": "loss_heatmap",
-    "offset2d": "loss_offset_2d",
-    "size2d": "loss_size_2d",
-    "offset3d": "loss_offset_3d",
-    "depth": "loss_depth",
-    "size3d": "loss_size_3d",
-    "heading": "loss_heading",
-}
-
+from tests.modeling.region_golden import (
+    OFFICIAL_TERMS,
+    affines_of,
+    check_detections,
+    check_gradients,
+    check_gradients_of_training,
+    check_regions,
+    check_running_statistics,
+    detect,
+    losses,
+    outputs_of,
+    second_stage,
+    targets_of,
+)
 
 CODES = {
     "gupnet": (convert_gupnet, rename_gupnet, ()),
@@ -71,60 +70,15 @@ def features(model, golden):
         return model.neck(model.backbone(golden.images))
 
 
-def affines_of(golden, name):
-    """Original → input pixels (320×96) of the image region that the official code calls its coord_range."""
-    first, last = golden.tensor(f"calib/coord_range_{name}").unbind(dim=1)
-    zoom = torch.tensor([320.0, 96.0]) / (last - first)
-    return torch.cat([zoom[:, :, None] * torch.eye(2), -(zoom * first)[:, :, None]], dim=2)
-
-
 @pytest.fixture(scope="module")
 def targets(golden):
-    """Sizes there are residuals to the class mean."""
-    affines = affines_of(golden, "crop")
-    targets = golden.targets(golden.cameras.warp(affines), affines)
-    targets.dimensions.add_(golden.tensor("kept/mean_size")[targets.classes])
-    return targets
-
-
-def second_stage(head, features, targets):
-    """(2D branches, boxes in cells, objects) at the targets."""
-    at_objects = head.regress(features, targets.image_index, targets.cells)
-    boxes = head.boxes2d(at_objects, targets.cells)
-    place = (targets.classes, targets.cameras, targets.affines)
-    return at_objects, boxes, head.regress_3d(features, targets.image_index, boxes, *place)
-
-
-def losses(head, features, golden, targets):
-    """Every term, with the golden's own heat map as target."""
-    at_objects, _, objects = second_stage(head, features, targets)
-    heatmap = golden.tensor("target/heatmap")
-    return {
-        "loss_heatmap": heatmap_focal_loss(head.heatmap(features), heatmap),
-        **box2d_losses(at_objects, targets),
-        **head.losses_3d(objects, targets),
-    }
+    return targets_of(golden)
 
 
 @pytest.fixture
 def raw(model):
-    """Direct outputs of the second stage's branches, filled as they run; gradients are kept."""
-    outputs, handles = {}, []
-
-    def note(name):
-        def hook(_module, _inputs, output):
-            outputs[name] = output
-            if output.requires_grad:
-                output.retain_grad()
-
-        return hook
-
-    for name in ROI_CHANNELS:
-        branch = model.box3d_head.get_submodule(name)
-        handles.append(branch.register_forward_hook(note(name)))
-    yield outputs
-    for handle in handles:
-        handle.remove()
+    with outputs_of(model.box3d_head, ROI_CHANNELS) as outputs:
+        yield outputs
 
 
 # --- Outputs
@@ -151,19 +105,6 @@ def check_second_stage(golden, group, raw, objects, relative_error, mean_sizes):
         "h3d_log_variance": objects.height_log_variance[:, None],
     }
     for name, value in values.items():
-        assert relative_error(value, golden.arrays[f"{group}/{name}"]) < 1e-4, name
-
-
-def check_regions(golden, group, head, features, image_index, boxes, cameras, relative_error):
-    """What the second stage sees."""
-    regions = pool_regions(features, image_index, boxes, head.roi_size)
-    maps = coordinate_maps(boxes * head.stride, cameras, head.roi_size)
-    for name, value in {
-        "box2d_cells": torch.cat([image_index[:, None], boxes], dim=1),
-        "roi_feature_rms": regions.square().mean(dim=(0, 2, 3)).sqrt(),
-        "roi_feature_center": regions[:, :, 3, 3],
-        "coord_maps": maps[:, :, ::6, ::6],
-    }.items():
         assert relative_error(value, golden.arrays[f"{group}/{name}"]) < 1e-4, name
 
 
@@ -234,92 +175,22 @@ def test_train_mode(model, golden, targets, train_mode, relative_error, rename):
     }
     for name, value in outputs.items():
         assert relative_error(value, golden.arrays[f"train/{name}"]) < 1e-3, name
-    names, expected = (golden.arrays[f"train/bn_after/{x}"] for x in ("names", "norm_sum"))
-    for name, (norm, total) in zip(names, expected, strict=True):
-        if (ours := rename(str(name))) is not None:
-            assert after[ours].norm().item() == pytest.approx(norm, rel=1e-3), name
-            assert after[ours].sum().item() == pytest.approx(total, rel=1e-3, abs=1e-3 * norm), name
+    check_running_statistics(after, golden, rename)
 
 
 def test_gradients(model, golden, targets, raw, monkeypatch, rename):
-    """Of the total at the neck, at every raw output and at every parameter."""
-    model.zero_grad()
-    head = model.box3d_head
-    features = model.neck(model.backbone(golden.images))
-    features.retain_grad()
-    maps = {name: head.get_submodule(name)(features) for name in REGRESSION_CHANNELS}
-    maps["heatmap"] = head.heatmap(features)
-    for value in maps.values():
-        value.retain_grad()
-
-    def read_densely(_features, image_index, cells):
-        return {n: maps[n][image_index, :, cells[:, 1], cells[:, 0]] for n in REGRESSION_CHANNELS}
-
-    monkeypatch.setattr(head, "regress", read_densely)
-    sum(head.losses(CentrePredictions(maps["heatmap"], features), targets).values()).backward()
-
-    gradients = {name: value.grad for name, value in {**maps, **raw}.items()}
-    for name, gradient in {**gradients, "feat_up": features.grad}.items():
-        norm, total, largest = golden.arrays[f"grad/{name}"]
-        assert gradient.norm().item() == pytest.approx(norm, rel=1e-4), name
-        assert gradient.sum().item() == pytest.approx(total, abs=1e-3 * norm), name
-        assert gradient.abs().max().item() == pytest.approx(largest, rel=1e-4), name
-    check_parameter_gradients(model, golden, rename)
-    model.zero_grad()
-
-
-def check_parameter_gradients(model, golden, rename):
-    parameters = dict(model.named_parameters())
-    names = golden.arrays["param_grad/names"]
-    assert len(names) == len(parameters)
-    for name, (norm, _) in zip(names, golden.arrays["param_grad/norm_sum"], strict=True):
-        gradient = parameters[rename(str(name))].grad
-        assert gradient.norm().item() == pytest.approx(norm, rel=1e-3, abs=1e-6), name
+    check_gradients(model, golden, targets, raw, monkeypatch, rename, official_names={})
 
 
 def test_gradients_as_training_takes_them(model, golden, targets, rename):
-    """With the 2D branches computed at objects only."""
-    model.zero_grad()
-    features = model.neck(model.backbone(golden.images))
-    features.retain_grad()
-    sum(model.box3d_head.losses(model.box3d_head(features), targets).values()).backward()
-    assert features.grad.norm().item() == pytest.approx(golden.arrays["grad/feat_up"][0], rel=1e-4)
-    check_parameter_gradients(model, golden, rename)
-    model.zero_grad()
+    check_gradients_of_training(model, golden, targets, rename)
 
 
 # --- Detections
 
 
 def test_detections(model, features, golden, monkeypatch):
-    """Decoded boxes equal the official ones: pixels of the original image, metres, radians."""
-    head = model.box3d_head
-    monkeypatch.setattr(head, "score_threshold", -1.0)
-    affines = affines_of(golden, "full")
-    image_sizes = [(int(h), int(w)) for w, h in golden.arrays["calib/img_size"]]
-    with torch.no_grad():
-        detections = head.inference(
-            head(features), golden.cameras.warp(affines), affines, image_sizes
-        )
-    check_detections(golden, detections, image_sizes)
-
-
-def check_detections(golden, detections, image_sizes):
-    for index, image in enumerate(detections):
-        rows = golden.arrays["decode/boxes"]
-        expected = torch.tensor(rows[rows[:, 0] == index, 1:]).float()
-        assert image.image_size == image_sizes[index]
-        assert image.pred_classes.tolist() == expected[:, 0].tolist()
-        location, dimensions, yaw = image.pred_boxes3d.to_kitti()
-        angle_error = torch.stack([image.pred_alpha, yaw]) - expected[:, [1, 12]].T
-        assert wrap_angle(angle_error).abs().max() < 1e-3
-        for value, columns in [
-            (image.pred_boxes.tensor, slice(2, 6)),
-            (dimensions, slice(6, 9)),
-            (location, slice(9, 12)),
-            (image.scores, 13),
-        ]:
-            np.testing.assert_allclose(value, expected[:, columns], rtol=1e-4, atol=1e-3)
+    check_detections(golden, *detect(model, features, golden, monkeypatch))
 
 
 def test_task_weights(golden):
