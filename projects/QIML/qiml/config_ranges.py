@@ -9,6 +9,8 @@ _ABOVE_0 = math.ulp(0.0)
 _SHARE, _WEIGHT, _POSITIVE = (0, 1), (0, 1e6), (_ABOVE_0, 1e6)
 # Key -> least and most, of the value or of each of its numbers.
 _RANGES = {
+    "SEED": (0, math.inf),
+    "DATALOADER.NUM_WORKERS": (0, math.inf),
     "INPUT.AUGMENTATION.FLIP": _SHARE,
     "INPUT.AUGMENTATION.CROP": _SHARE,
     "INPUT.AUGMENTATION.CROP_SCALE": (0, 0.9),
@@ -20,6 +22,7 @@ _RANGES = {
     "MODEL.BOX3D_HEAD.NUM_CLASSES": (1, 1000),
     "MODEL.BOX3D_HEAD.HIDDEN_CHANNELS": (1, 8192),
     "MODEL.BOX3D_HEAD.SCORE_THRESHOLD": _SHARE,
+    "MODEL.BOX3D_HEAD.TOP_K": (1, math.inf),
     "MODEL.BOX3D_HEAD.ROI_SIZE": (1, 100),
     "MODEL.BOX3D_HEAD.MEAN_SIZES": _POSITIVE,
     "MODEL.OBJECT_DEPTH.HIDDEN_CHANNELS": (1, 8192),
@@ -28,6 +31,12 @@ _RANGES = {
     "MODEL.QUASI_ISOMETRIC.WEIGHT": _WEIGHT,
     "MODEL.QUASI_ISOMETRIC.TEMPERATURE": _POSITIVE,
     "MODEL.CONTRASTIVE.WEIGHT": _WEIGHT,
+    "SOLVER.IMS_PER_BATCH": (1, math.inf),
+    "SOLVER.CHECKPOINT_PERIOD": (1, math.inf),
+    "SOLVER.CHECKPOINTS_KEPT": (0, math.inf),
+    "SOLVER.TASK_LEARNING.PERIOD": (0, math.inf),
+    "SOLVER.TASK_LEARNING.WINDOW": (3, math.inf),
+    "SOLVER.TASK_LEARNING.LENGTH": (0, math.inf),
     "SOLVER.BASE_LR": _POSITIVE,
     "SOLVER.BETAS": (0, 1 - 1e-9),
     "SOLVER.WEIGHT_DECAY": _WEIGHT,
@@ -40,7 +49,21 @@ _RANGES = {
     "SOLVER.CYCLIC.PEAK": _POSITIVE,
     "SOLVER.CYCLIC.FINAL": _WEIGHT,
     "SOLVER.CYCLIC.MOMENTUM": (0, 1 - 1e-9),
+    "TEST.IMS_PER_BATCH": (1, math.inf),
     "TEST.VISIBLE_MIN_HEIGHT": (0, 1e5),
+}
+_CHOICES = {
+    "INPUT.AUGMENTATION.CROP_DEPTH": ("ignore", "virtual", "metric"),
+    "INPUT.AUGMENTATION.PHOTOMETRIC_FORM": ("jitter", "distortion"),
+    "INPUT.RESIZE": ("fit", "pad"),
+    "MODEL.NECK.UPSAMPLE": ("learned", "nearest"),
+    "MODEL.BOX3D_HEAD.VISUAL_DEPTH": ("object", "dense"),
+    "MODEL.QUASI_ISOMETRIC.FORM": ("two_sided", "official"),
+    "MODEL.QUASI_ISOMETRIC.DEPTH_SPACE": ("auto", "metric", "log"),
+    "MODEL.QUASI_ISOMETRIC.DESCRIPTOR": ("auto", "depth", "neck", "roi"),
+    "MODEL.CONTRASTIVE.NAME": ("", "supcr", "rank_n_contrast", "triplet"),
+    "SOLVER.AMP.DTYPE": ("bfloat16", "float16"),
+    "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": ("value", "norm", "full_model"),
 }
 _LENGTHS = {"SOLVER.BETAS": 2, "MODEL.PIXEL_MEAN": 3, "MODEL.PIXEL_STD": 3, "INPUT.SIZE": 2}
 # What lists hold whose defaults are empty.
@@ -68,6 +91,8 @@ def check_ranges(values: Mapping[str, object], defaults: Mapping[str, object]) -
             expected = f"something like {default!r}"
         elif len(value) != _LENGTHS[key] if key in _LENGTHS else False:
             expected = f"{_LENGTHS[key]} numbers"
+        elif key in _CHOICES and value not in _CHOICES[key]:
+            expected = f"one of {_CHOICES[key]}"
         elif not all(least <= number <= most for number in _numbers(value)):  # nan is none of them
             expected = _describe(least, most)
         else:
