@@ -20,6 +20,7 @@ from qiml.benchmark.timing import Stopwatch, Timer, forward_and_backward
 from qiml.data.mapper import MonocularMapper
 from qiml.engine.checkpoint import DetectorCheckpointer
 from qiml.engine.solver import build_optimizer
+from qiml.engine.trainer import Trainer
 from qiml.losses import heatmap_focal_loss
 from qiml.modeling.box3d.centre_head import CentreHead, CentrePredictions
 from qiml.modeling.detector import MonocularDetector3D
@@ -31,7 +32,7 @@ Step = Callable[[], dict[str, float]]
 def fast_detector(cfg: CfgNode) -> MonocularDetector3D:
     """As the trainer builds it."""
     torch.manual_seed(0)
-    return build_model(cfg).to(memory_format=torch.channels_last)
+    return Trainer.build_model(cfg)
 
 
 def our_step(cfg: CfgNode, frames: list[dict], clock: Callable[[], float]) -> Step:

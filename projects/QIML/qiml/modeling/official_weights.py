@@ -1,7 +1,7 @@
 """Names of the official models' weights, mapped to ours."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -85,21 +85,22 @@ def _rename(name: str, rules: Rules) -> str | None:
 
 def convert_monodle(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Official state dict (MonoDLE, or DDML-M3DOD with its object-depth head) to ours."""
-    return _convert(state, MONODLE_RULES)
+    return _renamed(state, rename_monodle)
 
 
 def convert_gupnet(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Official state dict, with the class mean sizes in it, to ours."""
-    return _convert(state, GUPNET_RULES)
+    return _renamed(state, rename_gupnet)
 
 
 def convert_did_m3d(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Official state dict, with the class mean sizes in it, to ours."""
-    return _convert(state, DID_M3D_RULES)
+    return _renamed(state, rename_did_m3d)
 
 
-def _convert(state: Mapping[str, Tensor], rules: Rules) -> dict[str, Tensor]:
-    renamed = {_rename(name, rules): value for name, value in state.items()}
+def _renamed(state: Mapping[str, Tensor], rename: Callable[[str], str | None]) -> dict[str, Tensor]:
+    """`state` under our names, without what is not used."""
+    renamed = {rename(name): value for name, value in state.items()}
     renamed.pop(None, None)
     return renamed
 
@@ -123,8 +124,7 @@ _WAYMO_CLASSES = (1, 0, 2)
 
 def convert_deviant(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Official state dict, of KITTI or Waymo, with class mean sizes and steerable bases in it, to ours."""
-    renamed = {rename_deviant(name): value for name, value in state.items()}
-    renamed.pop(None, None)
+    renamed = _renamed(state, rename_deviant)
     # Those within trees have a dimension for interscale weights, of which there is one.
     convolution = re.compile(r"backbone\..*\.conv[12]\.weight")
     renamed = {k: v.flatten(2) if convolution.fullmatch(k) else v for k, v in renamed.items()}
@@ -197,8 +197,7 @@ def rename_monocon(name: str) -> str | None:
 
 def convert_monocon(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Official state dict to ours: renamed, and the rows of last layers in our order."""
-    renamed = {rename_monocon(name): value for name, value in state.items()}
-    renamed.pop(None, None)
+    renamed = _renamed(state, rename_monocon)
     converted = {}
     for name, value in renamed.items():
         layer, _, kind = name.rpartition(".")
