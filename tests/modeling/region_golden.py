@@ -9,8 +9,10 @@ import torch
 from qiml.losses.focal import heatmap_focal_loss
 from qiml.modeling.box3d.centre_head import CentrePredictions, box2d_losses
 from qiml.modeling.box3d.region_head import REGRESSION_CHANNELS
+from qiml.modeling.decode import find_peaks
 from qiml.modeling.roi_features import coordinate_maps, pool_regions
 from qiml.structures.boxes3d import wrap_angle
+from qiml.structures.camera import Camera
 
 OFFICIAL_TERMS = {
     "seg": "loss_heatmap",
@@ -88,6 +90,30 @@ def check_regions(golden, group, head, features, image_index, boxes, cameras, re
         "coord_maps": maps[:, :, ::6, ::6],
     }.items():
         assert relative_error(value, golden.arrays[f"{group}/{name}"]) < 1e-4, name
+
+
+def second_stage_at_targets(model, features, golden, targets, relative_error):
+    """Objects in the golden's order, and the mean sizes of their classes; what they see is checked."""
+    head = model.box3d_head
+    with torch.no_grad():
+        _, boxes, objects = second_stage(head, features, targets)
+    where = (targets.image_index, boxes, targets.cameras)
+    check_regions(golden, "train_path", head, features, *where, relative_error)
+    return objects, head.mean_sizes[targets.classes]
+
+
+def second_stage_at_peaks(model, features, golden, relative_error):
+    """The same at the heat map's peaks, which come first."""
+    head, affines = model.box3d_head, affines_of(golden, "full")
+    with torch.no_grad():
+        peaks = find_peaks(head.heatmap(features), 50)
+        index = peaks.image_index
+        assert peaks.classes.tolist() == golden.arrays["roi/top_class"].flatten().tolist()
+        boxes = head.boxes2d(head.regress(features, index, peaks.cells), peaks.cells)
+        cameras = Camera(golden.cameras.warp(affines).projection[index])
+        objects = head.regress_3d(features, index, boxes, peaks.classes, cameras, affines[index])
+    check_regions(golden, "roi", head, features, index, boxes, cameras, relative_error)
+    return peaks, objects, head.mean_sizes[peaks.classes]
 
 
 def check_running_statistics(state, golden, rename):

@@ -6,21 +6,19 @@ import torch
 
 from qiml.modeling.box3d.did_m3d import GRID_CHANNELS, REGION_CHANNELS
 from qiml.modeling.box3d.region_head import REGRESSION_CHANNELS
-from qiml.modeling.decode import find_peaks
 from qiml.modeling.official_weights import convert_did_m3d, rename_did_m3d
-from qiml.structures.camera import Camera
 from tests.modeling.region_golden import (
     OFFICIAL_TERMS,
-    affines_of,
     check_detections,
     check_gradients,
     check_gradients_of_training,
-    check_regions,
     check_running_statistics,
     detect,
     losses,
     outputs_of,
     second_stage,
+    second_stage_at_peaks,
+    second_stage_at_targets,
     targets_of,
 )
 
@@ -101,28 +99,13 @@ def check_second_stage(golden, group, raw, objects, relative_error, mean_sizes):
 
 
 def test_second_stage_at_targets(model, features, golden, targets, raw, relative_error):
-    head = model.box3d_head
-    with torch.no_grad():
-        _, boxes, objects = second_stage(head, features, targets)
-    where = (targets.image_index, boxes, targets.cameras)
-    check_regions(golden, "train_path", head, features, *where, relative_error)
-    means = head.mean_sizes[targets.classes]
+    objects, means = second_stage_at_targets(model, features, golden, targets, relative_error)
     check_second_stage(golden, "train_path", raw, objects, relative_error, means)
 
 
 def test_second_stage_at_peaks(model, features, golden, raw, relative_error):
     """And how its cells are merged."""
-    head = model.box3d_head
-    affines = affines_of(golden, "full")
-    with torch.no_grad():
-        peaks = find_peaks(head.heatmap(features), 50)
-        index = peaks.image_index
-        assert peaks.classes.tolist() == golden.arrays["roi/top_class"].flatten().tolist()
-        boxes = head.boxes2d(head.regress(features, index, peaks.cells), peaks.cells)
-        cameras = Camera(golden.cameras.warp(affines).projection[index])
-        objects = head.regress_3d(features, index, boxes, peaks.classes, cameras, affines[index])
-    check_regions(golden, "roi", head, features, index, boxes, cameras, relative_error)
-    means = head.mean_sizes[peaks.classes]
+    _, objects, means = second_stage_at_peaks(model, features, golden, relative_error)
     check_second_stage(golden, "roi", raw, objects, relative_error, means)
     depth, confidence = golden.arrays["decode/dets"].reshape(100, -1)[:, -2:].T
     assert relative_error(objects.depth, depth) < 1e-4

@@ -9,26 +9,24 @@ import torch
 
 from qiml.engine.task_learning import task_weights
 from qiml.modeling.box3d.gupnet import REGRESSION_CHANNELS, ROI_CHANNELS, GUPNetHead
-from qiml.modeling.decode import find_peaks
 from qiml.modeling.official_weights import (
     convert_deviant,
     convert_gupnet,
     rename_deviant,
     rename_gupnet,
 )
-from qiml.structures.camera import Camera
 from tests.modeling.region_golden import (
     OFFICIAL_TERMS,
-    affines_of,
     check_detections,
     check_gradients,
     check_gradients_of_training,
-    check_regions,
     check_running_statistics,
     detect,
     losses,
     outputs_of,
     second_stage,
+    second_stage_at_peaks,
+    second_stage_at_targets,
     targets_of,
 )
 
@@ -109,30 +107,15 @@ def check_second_stage(golden, group, raw, objects, relative_error, mean_sizes):
 
 
 def test_second_stage_at_targets(model, features, golden, targets, raw, relative_error):
-    head = model.box3d_head
-    with torch.no_grad():
-        _, boxes, objects = second_stage(head, features, targets)
-    where = (targets.image_index, boxes, targets.cameras)
-    check_regions(golden, "train_path", head, features, *where, relative_error)
-    means = head.mean_sizes[targets.classes]
+    objects, means = second_stage_at_targets(model, features, golden, targets, relative_error)
     check_second_stage(golden, "train_path", raw, objects, relative_error, means)
 
 
 def test_second_stage_at_peaks(model, features, golden, raw, relative_error):
-    head = model.box3d_head
-    affines = affines_of(golden, "full")
-    with torch.no_grad():
-        peaks = find_peaks(head.heatmap(features), 50)
-        index = peaks.image_index
-        assert peaks.classes.tolist() == golden.arrays["roi/top_class"].flatten().tolist()
-        flat = peaks.cells @ torch.tensor([1, features.shape[-1]])
-        assert flat.tolist() == golden.arrays["roi/top_index"].flatten().tolist()
-        assert relative_error(peaks.scores, golden.arrays["roi/top_heat"].flatten()) < 1e-4
-        boxes = head.boxes2d(head.regress(features, index, peaks.cells), peaks.cells)
-        cameras = Camera(golden.cameras.warp(affines).projection[index])
-        objects = head.regress_3d(features, index, boxes, peaks.classes, cameras, affines[index])
-    check_regions(golden, "roi", head, features, index, boxes, cameras, relative_error)
-    means = head.mean_sizes[peaks.classes]
+    peaks, objects, means = second_stage_at_peaks(model, features, golden, relative_error)
+    flat = peaks.cells @ torch.tensor([1, features.shape[-1]])
+    assert flat.tolist() == golden.arrays["roi/top_index"].flatten().tolist()
+    assert relative_error(peaks.scores, golden.arrays["roi/top_heat"].flatten()) < 1e-4
     check_second_stage(golden, "roi", raw, objects, relative_error, means)
 
 

@@ -11,6 +11,7 @@ from qiml.losses.focal import heatmap_focal_loss
 from qiml.modeling.box3d.monodle import REGRESSION_CHANNELS
 from qiml.modeling.official_weights import convert_monodle
 from qiml.modeling.targets import gaussian_radius, render_heatmap
+from tests.modeling import region_golden
 
 
 @pytest.fixture(scope="module")
@@ -65,13 +66,7 @@ def losses(model, features, golden, targets):
 
 
 OFFICIAL_TERMS = {
-    "seg": "loss_heatmap",
-    "offset2d": "loss_offset_2d",
-    "size2d": "loss_size_2d",
-    "offset3d": "loss_offset_3d",
-    "depth": "loss_depth",
-    "size3d": "loss_size_3d",
-    "heading": "loss_heading",
+    **region_golden.OFFICIAL_TERMS,
     "qi": "loss_metric",
     "obj_depth": "loss_object_depth",
 }
