@@ -3,7 +3,7 @@ import os
 import pytest
 
 from qiml.errors import OutputError
-from qiml.io import atomic_folder, atomic_path, atomic_write_text, visible_files
+from qiml.io import atomic_folder, atomic_path, atomic_write_text, remove_partial, visible_files
 
 
 def test_text_is_written_as_it_is(tmp_path):
@@ -69,3 +69,13 @@ def test_what_starts_with_a_dot_is_not_visible(tmp_path):
         (tmp_path / name).write_text("")
     assert [path.name for path in visible_files(tmp_path, "*.txt")] == ["a.txt", "b.txt"]
     assert len(visible_files(tmp_path)) == 3
+
+
+def test_what_a_killed_program_left_is_removed(tmp_path):
+    for name in (".tmp-0-a.pth", "a.pth", "other/.tmp-0-b.txt", ".tmp-1-results/000000.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    remove_partial(tmp_path)
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")}
+    assert left == {"a.pth", "other", "other/.tmp-0-b.txt"}
+    remove_partial(tmp_path / "no such folder")

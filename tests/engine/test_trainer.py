@@ -87,6 +87,18 @@ def test_a_finished_run_resumes_to_nothing(make_trainer, tmp_path):
     assert (tmp_path / "run/model_final.pth").read_bytes() == before
 
 
+def test_killed_while_it_copied_its_last_checkpoint(make_trainer, tmp_path):
+    make_trainer("run", "SOLVER.MAX_ITER", 2).train()
+    before = (tmp_path / "run/model_final.pth").read_bytes()
+    (tmp_path / "run/model_final.pth").rename(tmp_path / "run/.tmp-0-model_final.pth")
+    (tmp_path / "run/last_checkpoint").write_text("model_0000001.pth")
+    again = make_trainer("run", "SOLVER.MAX_ITER", 2, seed=1)
+    again.resume_or_load(resume=True)
+    again.train()
+    assert (tmp_path / "run/model_final.pth").read_bytes() == before
+    assert not list((tmp_path / "run").glob(".tmp-*"))
+
+
 def test_pictures_of_predictions(make_trainer, tmp_path, assert_same_checkpoint):
     """Every VIS_PERIOD iterations and at the end, of the same frames; the training does not notice."""
     make_trainer("without", "SOLVER.MAX_ITER", 3).train()

@@ -86,6 +86,18 @@ def visible_files(folder: str | Path, pattern: str = "*") -> list[Path]:
     return sorted(path for path in Path(folder).glob(pattern) if not path.name.startswith("."))
 
 
+def remove_partial(folder: str | Path) -> None:
+    """Delete what a killed program left half-written directly in a folder of its own.
+
+    Only for whoever alone writes there: what another program is writing at this moment would go, too.
+    """
+    for path in Path(folder).glob(f"{TEMPORARY_PREFIX}*"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
 def _sync(path: Path) -> None:
     """Wait until a file's content, or a folder's list of names, is on the disk."""
     descriptor = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)

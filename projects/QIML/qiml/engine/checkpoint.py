@@ -11,7 +11,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from fvcore.common.checkpoint import _IncompatibleKeys
 
 from qiml.errors import CheckpointError
-from qiml.io import TEMPORARY_PREFIX, atomic_path, atomic_write_text
+from qiml.io import atomic_path, atomic_write_text
 
 TRAINING_ONLY = ("object_depth_head.", "box3d_head.auxiliary.", "metric_loss.")
 """Prefixes of the weights that a checkpoint may have or lack whatever the model's configuration."""
@@ -80,9 +80,7 @@ class DetectorCheckpointer(DetectionCheckpointer):
         atomic_write_text(path, last_filename_basename, durable=True)
 
     def delete_old_checkpoints(self) -> None:
-        """Delete all numbered checkpoints but the last `keep`, and what killed runs left half-written."""
-        for path in Path(self.save_dir).glob(f"{TEMPORARY_PREFIX}*.pth"):
-            path.unlink(missing_ok=True)
+        """Delete all numbered checkpoints but the last `keep`."""
         for path in self._numbered_checkpoints()[self.keep :] if self.keep else ():
             path.unlink(missing_ok=True)
 

@@ -34,6 +34,7 @@ from qiml.errors import ConfigError, QIMLError, is_mendable
 from qiml.evaluation.kitti_evaluator import KITTIEvaluator
 from qiml.evaluation.kitti_rules import difficulties_with_visible
 from qiml.evaluation.waymo_evaluator import WaymoEvaluator
+from qiml.io import remove_partial
 from qiml.visualization.report import write_report
 
 FINAL_CHECKPOINT = "model_final"  # as Detectron2 names it
@@ -155,8 +156,10 @@ class Trainer(DefaultTrainer):
 
     def resume_or_load(self, resume: bool = True) -> None:
         super().resume_or_load(resume)
-        if resume and comm.is_main_process():
-            forget_metrics_from(self.cfg.OUTPUT_DIR, self.start_iter)
+        if comm.is_main_process():
+            remove_partial(self.cfg.OUTPUT_DIR)
+            if resume:
+                forget_metrics_from(self.cfg.OUTPUT_DIR, self.start_iter)
 
     def build_writers(self):
         return build_writers(self.cfg.OUTPUT_DIR, self.start_iter, self.max_iter)
