@@ -67,7 +67,7 @@ def test_host_and_device_work_is_no_wait():
     assert count_waits(call).total() == 0
 
 
-@pytest.mark.parametrize("head", ["MonoDLEHead", "GUPNetHead"])
+@pytest.mark.parametrize("head", ["MonoDLEHead", "GUPNetHead", "DIDM3DHead", "MonoConHead"])
 def test_step_waits_for_nothing(head):
     cfg = QUICK.load(*switched((True, True)), "MODEL.BOX3D_HEAD.NAME", head)
     assert waits_of_step(cfg, 2) == {}

@@ -30,8 +30,15 @@ def global_sum_ratio(total: Tensor, count: Tensor) -> Tensor:
     return total * workers / count.clamp(min=1.0)
 
 
-def global_mean(values: Tensor) -> Tensor:
-    """Mean of `values` (any shape) over every worker's elements; 0, still in the graph, for none."""
+def global_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean of `values` (any shape) over every worker's elements; 0, still in the graph, for none.
+
+    Args:
+        mask: bool, of the same shape, which of them count; None: all. On a GPU, selecting them by the mask
+            before would wait until it is idle.
+    """
+    if mask is not None:
+        return global_sum_ratio(values.where(mask, 0).sum(), mask.sum())
     # Filled where the values are: a number copied there would be waited for.
     count = torch.full((), values.numel(), device=values.device)
     return global_sum_ratio(values.sum(), count)

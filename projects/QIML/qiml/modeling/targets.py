@@ -13,6 +13,9 @@ from torch import Tensor
 from qiml.structures.boxes3d import Boxes3D
 from qiml.structures.camera import Camera
 
+NOTHING = -1
+"""Radius of a Gaussian that is not drawn; leaving it out by a mask would wait for the device."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Supervision:
@@ -182,7 +185,7 @@ def draw_gaussians(
     Args:
         rows: (M,) int64, the map each one is drawn on.
         cells: (M, 2) int64 x, y of its middle.
-        radius: (M,) int64 cells.
+        radius: (M,) int64 cells; `NOTHING`: not drawn.
         num_maps, map_size: of the result.
 
     Returns:

@@ -143,6 +143,6 @@ class DIDM3DHead(RegionHead):
         )
         # The official losses are in log σ² = 2 log σ.
         return tuple(
-            laplacian_uncertainty_loss(value[kept], target[kept], log_variance[kept] / 2)
-            for value, target, log_variance, kept in terms
+            laplacian_uncertainty_loss(value, target, log_variance / 2, mask)
+            for value, target, log_variance, mask in terms
         )

@@ -221,12 +221,13 @@ class MonoConHead(HeatmapHead):
             keypoint_offsets: (M, 9, 2) of :meth:`regress_keypoint_offsets`.
             objects: M objects.
         """
-        supervised = objects.keypoint_mask
         expected = objects.keypoints - objects.cells[:, None]
         # As in the PyTorch-only version, key points off the map pull the offset of cell (0, 0) to 0.
         error = (keypoint_offsets - objects.keypoint_offsets).abs().sum()
         return {
-            "loss_keypoints": global_mean((keypoints - expected)[supervised].abs()),
+            "loss_keypoints": global_mean(
+                (keypoints - expected).abs(), objects.keypoint_mask[..., None].expand_as(keypoints)
+            ),
             "loss_keypoint_heatmap": heatmap_focal_loss(
                 keypoint_heatmap, objects.render_keypoint_heatmap()
             ),

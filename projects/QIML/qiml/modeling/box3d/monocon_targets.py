@@ -7,7 +7,7 @@ import torch
 from detectron2.structures import Instances
 from torch import Tensor
 
-from qiml.modeling.targets import Supervision, draw_gaussians
+from qiml.modeling.targets import NOTHING, Supervision, draw_gaussians
 from qiml.structures.boxes3d import NEAR_PLANE, Boxes3D, rotation_y_to_alpha
 from qiml.structures.camera import Camera
 
@@ -92,12 +92,11 @@ class MonoConTargets(Supervision):
         rows = self.image_index[:, None] * NUM_KEYPOINTS + torch.arange(
             NUM_KEYPOINTS, device=self.keypoints.device
         )
-        drawn = self.keypoint_on_map
-        radius = self._radius()[:, None].expand_as(rows)
+        radius = self._radius()[:, None].where(self.keypoint_on_map, NOTHING)
         maps = draw_gaussians(
-            rows[drawn],
-            self.keypoint_cells[drawn],
-            radius[drawn],
+            rows.flatten(),
+            self.keypoint_cells.flatten(0, 1),
+            radius.flatten(),
             self.num_images * NUM_KEYPOINTS,
             self.map_size,
         )
