@@ -55,7 +55,8 @@ def collect(cfg, args: argparse.Namespace) -> list[ObjectDescriptors]:
     model = load_trained_model(cfg, cfg.MODEL.WEIGHTS)
     found = []
     for name in [args.dataset or cfg.DATASETS.TEST[0], *([args.reference] * bool(args.reference))]:
-        found.append(collect_descriptors(cfg, model, name, args.limit))
+        (objects,) = collect_descriptors(cfg, model, name, args.limit).values()
+        found.append(objects)
         if len(found[-1]) < 2:
             raise DatasetError(
                 name,

@@ -253,15 +253,13 @@ def test_metric_loss_within_images_is_the_mean_over_them(tiny_config, make_batch
 def test_descriptors_of_the_depth_branch(tiny_config, make_batch):
     """Its hidden layer, which the metric loss then trains; no other branch."""
     depth = ["MODEL.QUASI_ISOMETRIC.DESCRIPTOR", "depth", "MODEL.QUASI_ISOMETRIC.LEARN_SCALE", True]
-    with pytest.raises(ConfigError, match=r"DESCRIPTOR: found 'depth' with .*GUPNetHead"):
-        Trainer.build_model(tiny_config(*depth, "MODEL.BOX3D_HEAD.NAME", "GUPNetHead"))
     model = Trainer.build_model(tiny_config(*depth, "SOLVER.AMP.ENABLED", False))
     batch = make_batch("INPUT.AUGMENTATION.CROP", 0.0)
-    descriptors, targets = model.describe(batch)
+    found, targets = model.describe(batch)
     hidden = model.box3d_head.depth[:2](model.extract_features(batch))
     x, y = targets.cells[targets.has_3d].T
     expected = hidden[targets.image_index[targets.has_3d], :, y, x]
-    torch.testing.assert_close(descriptors, expected)
+    torch.testing.assert_close(found, {"depth": expected})
     model.train()(batch)["loss_metric"].backward()
     trained = {name for name, p in model.box3d_head.named_parameters() if p.grad is not None}
     assert trained == {"depth.0.weight", "depth.0.bias"}

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from qiml.errors import ConfigError
+from qiml.studies.cell import prepare_data
 from qiml.studies.study import load_study
 
 STUDIES = Path(__file__).parents[2] / "configs" / "studies"
@@ -58,6 +59,21 @@ def test_identity_is_of_all_that_the_result_depends_on(write_study):
     assert not set(identities(data=data).values()) & set(before.values())
 
 
+def test_depth_maps_change_no_run_that_does_not_ask_for_them(write_study, tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    data = {"synthetic": {**STUDY["data"]["synthetic"], "dense_depth": True}}
+    variants = {"none": None, "dense": {"MODEL.BOX3D_HEAD.VISUAL_DEPTH": "dense"}}
+    without, with_maps = (
+        load_study(write_study(variants=variants, **change)) for change in ({}, {"data": data})
+    )
+    assert without.data.root != with_maps.data.root
+    cells = with_maps.part(["small"], None, [1]).cells()
+    assert cells[0].identity != cells[1].identity
+    assert cells[0].identity == without.part(["small"], ["none"], [1]).cells()[0].identity
+    prepare_data(cells[0])
+    assert len(list((with_maps.data.root / "training" / "depth_dense").glob("*.png"))) == 12
+
+
 def test_a_value_equal_to_the_default_is_the_same_run(write_study):
     default = {"none": None, "qi": {"MODEL.QUASI_ISOMETRIC.K": 1.5}}
     cells = load_study(write_study(variants=default)).part(["small"], None, [1]).cells()
@@ -86,6 +102,7 @@ def test_part_of_a_study(write_study):
         ({"baseline": "nothing"}, "one of the variants none, qi"),
         ({"variants": {"a/b": None, "none": None}}, "it names folders"),
         ({"data": {"synthetic": {"size": "96x64"}}}, "title, data, groups"),
+        ({"data": {"synthetic": {**STUDY["data"]["synthetic"], "dense_depth": 1}}}, "no bool"),
         ({"groups": {"small": {"confg": "x"}}}, "confg"),
         ({"variants": None}, "title, data, groups"),
     ],

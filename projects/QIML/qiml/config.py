@@ -153,10 +153,10 @@ def _add_model(cfg: CN) -> None:
     cfg.MODEL.QUASI_ISOMETRIC.ACROSS_IMAGES = True
     # Compare the objects of all workers, too.
     cfg.MODEL.QUASI_ISOMETRIC.GATHER = True
-    # An object's descriptor. "depth": the hidden layer of the depth branch, where that is read (MonoDLE,
-    # MonoCon). Or a mean of neck features: "neck", in a window around its projected centre, as released;
-    # "roi", in its 2D box, as a head with a second stage pools them (GUPNet, DID-M3D). "auto": "neck", but
-    # "depth" with "two_sided" and a head that has it.
+    # An object's descriptor. "depth": the hidden layer of the depth branch, where that is read; with a second
+    # stage (GUPNet, DID-M3D) its mean over the region. Or a mean of neck features: "neck", in a window around
+    # the projected centre, as released; "roi", in the 2D box, as a second stage pools them. "auto": "neck",
+    # but "depth" with "two_sided" and a head that has it.
     cfg.MODEL.QUASI_ISOMETRIC.DESCRIPTOR = "auto"
     # Side of that window, in cells.
     cfg.MODEL.QUASI_ISOMETRIC.DESCRIPTOR_SIZE = 5

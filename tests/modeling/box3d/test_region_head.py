@@ -3,6 +3,7 @@
 import pytest
 import torch
 from detectron2.layers import ShapeSpec
+from torch import nn
 
 from qiml.config import load_config
 from qiml.data.kitti import load_kitti_format
@@ -86,6 +87,32 @@ def test_perfect_predictions_cost_nothing_but_their_doubt(head, labels, say):
     )
     for name in ("loss_offset_2d", "loss_size_2d", "loss_offset_3d", "loss_heading"):
         assert losses[name] < 1e-4, name
+
+
+DEPTH_BRANCH = {GUPNetHead: "depth", DIDM3DHead: "visual_depth"}
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_depth_is_read_from_its_descriptors(head, kitti_folder, read_samples, training):
+    """And running statistics take up each batch once, whether or not a metric loss looks at it again."""
+    objects = [sample["instances"] for sample in read_samples(kitti_folder())]
+    targets = flatten_objects(objects, 4, MAP)
+    branch = head.get_submodule(DEPTH_BRANCH[type(head)])
+    answers = []
+    branch.register_forward_hook(lambda _module, _inputs, answer: answers.append(answer))
+    predictions = head.train(training)(torch.rand(2, 8, *MAP, requires_grad=True))
+    head.losses(predictions, targets)
+    before = {name: value.clone() for name, value in head.named_buffers()}
+    descriptors = head.depth_descriptors(predictions, targets)
+    assert all(torch.equal(value, before[name]) for name, value in head.named_buffers())
+    (readout,) = (layer for layer in branch[1:] if isinstance(layer, nn.Conv2d))
+    answer = answers[0].flatten(2).mean(dim=2) if answers[0].ndim == 4 else answers[0]
+    said = descriptors @ readout.weight.flatten(1).T + readout.bias
+    torch.testing.assert_close(said, answer)
+    descriptors.sum().backward()
+    trained = {name for name, p in head.named_parameters() if p.grad is not None}
+    assert trained and all(name.startswith(f"{DEPTH_BRANCH[type(head)]}.") for name in trained)
+    assert predictions.features.grad.any()
 
 
 # --- Few objects or none

@@ -1,5 +1,7 @@
 """Descriptors of labelled objects, collected from a trained detector."""
 
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,31 +35,41 @@ class ObjectDescriptors:
 
 @torch.no_grad()
 def collect_descriptors(
-    cfg, model: MonocularDetector3D, dataset_name: str, limit: int | None = None
-) -> ObjectDescriptors:
+    cfg,
+    model: MonocularDetector3D,
+    dataset_name: str,
+    limit: int | None = None,
+    kinds: Sequence[str] | None = None,
+) -> dict[str, ObjectDescriptors]:
     """Descriptors of all objects that would train by INPUT.FILTER, of images without augmentation.
 
-    The model works as in evaluation, and is left as it was. It need not have a metric loss: which descriptors
-    these are, MODEL.QUASI_ISOMETRIC.DESCRIPTOR says.
+    The model works as in evaluation, and is left as it was. It need not have a metric loss.
 
     Args:
         cfg: INPUT, TEST.IMS_PER_BATCH, DATALOADER.NUM_WORKERS.
         model: not its distributed wrapper.
         dataset_name: of data with labels.
         limit: that many frames, spread evenly over the data set; None: all.
+        kinds: some of :attr:`MonocularDetector3D.descriptor_kinds`, all from one pass over the frames; None:
+            the one of MODEL.QUASI_ISOMETRIC.DESCRIPTOR.
+
+    Returns:
+        By kind, the same objects.
 
     Raises:
         ConfigError: the model's head does not have the descriptors of its configuration.
         DatasetError: there are no frames, or malformed ones.
     """
-    collected, frames = [], 0
+    descriptors, objects, frames = defaultdict(list), [], 0
     with inference_context(model):
         for batch in tqdm(
             build_labelled_loader(cfg, dataset_name, limit), "descriptors", disable=None
         ):
-            descriptors, targets = model.describe(batch)
+            found, targets = model.describe(batch, kinds)
             columns = (targets.apparent_depth, targets.image_index + frames, targets.classes)
-            columns = (column[targets.supervised] for column in columns)
-            collected.append([x.cpu().numpy() for x in (descriptors, *columns)])
+            objects.append([column[targets.supervised].cpu().numpy() for column in columns])
+            for kind, values in found.items():
+                descriptors[kind].append(values.cpu().numpy())
             frames += len(batch)
-    return ObjectDescriptors(*map(np.concatenate, zip(*collected, strict=True)))
+    columns = [np.concatenate(column) for column in zip(*objects, strict=True)]
+    return {k: ObjectDescriptors(np.concatenate(v), *columns) for k, v in descriptors.items()}

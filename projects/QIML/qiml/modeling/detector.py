@@ -1,5 +1,7 @@
 """The meta-architecture: backbone → neck → 3D box head, plus what only training needs."""
 
+from collections.abc import Sequence
+
 import torch
 from detectron2.config import configurable
 from detectron2.layers import ShapeSpec
@@ -9,7 +11,12 @@ from torch import Tensor, nn
 
 from qiml.errors import ConfigError
 from qiml.modeling.box3d import build_box3d_head, head_for_inference
-from qiml.modeling.metric_loss import build_metric_loss, choose_descriptor
+from qiml.modeling.metric_loss import (
+    DESCRIPTORS,
+    build_metric_loss,
+    choose_descriptor,
+    has_descriptors,
+)
 from qiml.modeling.neck import DLAUp
 from qiml.modeling.object_depth import ObjectDepthHead
 from qiml.modeling.sampling import pooled_descriptors
@@ -159,7 +166,7 @@ class MonocularDetector3D(nn.Module):
 
     def descriptor_loss(self, features: Tensor, predictions, targets: ObjectTargets) -> Tensor:
         """The metric loss on the batch's objects: of all classes and, as in the official code, all images."""
-        descriptors = self.descriptors(features, predictions, targets)
+        descriptors = self.descriptors(features, predictions, targets, self.descriptor)
         depth = targets.apparent_depth[targets.supervised]
         if self.across_images:
             return self.metric_loss(descriptors, depth)
@@ -167,12 +174,14 @@ class MonocularDetector3D(nn.Module):
         own = [image_index == i for i in range(len(features))]
         return torch.stack([self.metric_loss(descriptors[i], depth[i]) for i in own]).mean()
 
-    def descriptors(self, features: Tensor, predictions, targets: ObjectTargets) -> Tensor:
+    def descriptors(
+        self, features: Tensor, predictions, targets: ObjectTargets, kind: str
+    ) -> Tensor:
         """(M', C) of the objects with 3D supervision; for "neck" `predictions` are not read."""
         supervised = targets.supervised
-        if self.descriptor == "roi":
+        if kind == "roi":
             return self.box3d_head.roi_descriptors(predictions, targets)[supervised]
-        if self.descriptor == "depth":
+        if kind == "depth":
             return self.box3d_head.depth_descriptors(predictions, targets)[supervised]
         return pooled_descriptors(
             features,
@@ -181,26 +190,37 @@ class MonocularDetector3D(nn.Module):
             self.descriptor_size,
         )
 
-    def describe(self, batched_inputs: list[dict]) -> tuple[Tensor, ObjectTargets]:
-        """What the metric loss compares, whether or not there is one.
+    def describe(
+        self, batched_inputs: list[dict], kinds: Sequence[str] | None = None
+    ) -> tuple[dict[str, Tensor], ObjectTargets]:
+        """What a metric loss compares, whether or not there is one.
 
         Args:
             batched_inputs: as for training.
+            kinds: of :attr:`descriptor_kinds`; None: the kind that the metric loss takes.
 
         Returns:
-            (M', C) float32 descriptors of the objects with 3D supervision, and all M objects.
+            By kind (M', C) float32 descriptors of the objects with 3D supervision, and all M objects.
 
         Raises:
-            ConfigError: the head has no descriptors of that kind.
+            ConfigError: the head has no descriptors of such a kind.
         """
-        _check_descriptor(self.descriptor, self.box3d_head)
+        kinds = [self.descriptor] if kinds is None else kinds
+        for kind in kinds:
+            _check_descriptor(kind, self.box3d_head)
         instances = [x["instances"] for x in batched_inputs]
         with self.mixed_precision():
             features = self.extract_features(batched_inputs)
-            predictions = self.box3d_head(features) if self.descriptor != "neck" else None
+            predictions = self.box3d_head(features)
             targets = flatten_objects(instances, self.neck.stride, features.shape[-2:])
             targets = targets.to(self.device)
-            return self.descriptors(features, predictions, targets).float(), targets
+            found = {k: self.descriptors(features, predictions, targets, k) for k in kinds}
+            return {kind: descriptors.float() for kind, descriptors in found.items()}, targets
+
+    @property
+    def descriptor_kinds(self) -> list[str]:
+        """Those of `DESCRIPTORS` that this detector has."""
+        return [kind for kind in DESCRIPTORS if has_descriptors(self.box3d_head, kind)]
 
     def paint_object_depth(self, instances: list[Instances], map_size: tuple[int, int]) -> Tensor:
         """Painted depth (B, H, W) of all supervised objects, also those whose centre lies off the map."""
@@ -236,15 +256,15 @@ class MonocularDetector3D(nn.Module):
         return detector.to(self.device).eval()
 
 
-def _check_descriptor(descriptor: str, head: nn.Module) -> None:
+def _check_descriptor(kind: str, head: nn.Module) -> None:
     needed = {
         "roi": "a head with a second stage on regions of interest, such as GUPNetHead",
-        "depth": "a head with a depth branch of one hidden layer, such as MonoDLEHead",
+        "depth": "a head that has them of its depth branch, such as MonoDLEHead",
     }
-    if descriptor in needed and not hasattr(head, f"{descriptor}_descriptors"):
+    if not has_descriptors(head, kind):
         raise ConfigError(
             "MODEL.QUASI_ISOMETRIC.DESCRIPTOR",
-            found=f"{descriptor!r} with MODEL.BOX3D_HEAD.NAME {type(head).__name__}",
-            expected=needed[descriptor],
+            found=f"{kind!r} with MODEL.BOX3D_HEAD.NAME {type(head).__name__}",
+            expected=needed[kind],
             mend="set it to 'auto' or 'neck'",
         )

@@ -5,6 +5,8 @@ from torch import nn
 from qiml.losses import OrdinalTripletLoss, QuasiIsometricLoss, RankNContrastLoss
 from qiml.losses.metric import MetricLoss
 
+DESCRIPTORS = ("neck", "roi", "depth")
+
 
 def build_metric_loss(cfg) -> MetricLoss | None:
     """By MODEL.QUASI_ISOMETRIC.ENABLED or MODEL.CONTRASTIVE.NAME; None where both are off."""
@@ -43,5 +45,10 @@ def choose_descriptor(cfg, head: nn.Module) -> str:
     qi = cfg.MODEL.QUASI_ISOMETRIC
     if qi.DESCRIPTOR != "auto":
         return qi.DESCRIPTOR
-    as_released = qi.FORM == "official" or not hasattr(head, "depth_descriptors")
+    as_released = qi.FORM == "official" or not has_descriptors(head, "depth")
     return "neck" if as_released else "depth"
+
+
+def has_descriptors(head: nn.Module, kind: str) -> bool:
+    """Whether a detector with this head has descriptors of a kind of `DESCRIPTORS`."""
+    return kind == "neck" or hasattr(head, f"{kind}_descriptors")

@@ -32,7 +32,6 @@ CLASS = "Car"
 # Three tables: a shift in depth of half a metre alone takes AP at .7 from 100 to about 1.
 OVERLAPS = {f"{iou:.1f}": {CLASS: Overlaps(0.5, iou, iou)} for iou in (0.3, 0.5, 0.7)}
 MANIFOLD_FRAMES = 500
-DESCRIPTORS = ("neck", "roi", "depth")
 DEPTHS = ((0.0, float("inf")), (0.0, 20.0), (20.0, 40.0), (40.0, float("inf")))
 
 
@@ -87,7 +86,11 @@ def prepare_data(cell: Cell) -> None:
         if synthetic:
             data = cell.data
             size = tuple(int(side) for side in data.size.split("x"))
-            write_dataset(root, data.train, data.val, size, data.seed, workers=1)
+            write_dataset(
+                *(root, data.train, data.val, size, data.seed),
+                workers=1,
+                dense_depth=data.dense_depth,
+            )
         if cell.train_frames:
             _list_first_frames(cell)
 
@@ -219,17 +222,16 @@ def _manifold_measures(cfg) -> dict[str, float]:
     By bounds in metres for every variant; depth is predicted from the training objects.
     """
     model = load_trained_model(cfg, str(Path(cfg.OUTPUT_DIR) / "model_final.pth"))
+    train, val = (
+        collect_descriptors(cfg, model, name, MANIFOLD_FRAMES, model.descriptor_kinds)
+        for name in (cfg.DATASETS.TRAIN[0], cfg.DATASETS.TEST[0])
+    )
     measures = {}
-    for kind in DESCRIPTORS:
-        if kind != "neck" and not hasattr(model.box3d_head, f"{kind}_descriptors"):
-            continue
-        model.descriptor = kind
-        train, val = (
-            collect_descriptors(cfg, model, name, MANIFOLD_FRAMES)
-            for name in (cfg.DATASETS.TRAIN[0], cfg.DATASETS.TEST[0])
-        )
-        if len(train) and len(val):
-            reference = (train.descriptors, train.depth)
-            found = measure(val.descriptors, val.depth, reference=reference, depth_space="metric")
+    for kind, objects in val.items():
+        if len(train[kind]) and len(objects):
+            reference = (train[kind].descriptors, train[kind].depth)
+            found = measure(
+                objects.descriptors, objects.depth, reference=reference, depth_space="metric"
+            )
             measures |= {f"{kind}_{name}": value for name, value in found.items()}
     return measures

@@ -30,16 +30,24 @@ class SyntheticData:
         size: WIDTHxHEIGHT of the images.
         train, val: frames.
         seed: of the scenes.
+        dense_depth: with true depth maps; the rest is the same with and without.
     """
 
     size: str
     train: int
     val: int
     seed: int
+    dense_depth: bool = False
 
     @property
     def root(self) -> Path:
-        return datasets_root() / "studies" / f"scenes-{self.size}-seed{self.seed}"
+        suffix = "-dense" if self.dense_depth else ""
+        return datasets_root() / "studies" / f"scenes-{self.size}-seed{self.seed}{suffix}"
+
+    @property
+    def identity(self) -> dict:
+        """What a run's result depends on: not on maps, unless its config asks for them."""
+        return {name: value for name, value in vars(self).items() if name != "dense_depth"}
 
 
 @dataclass(frozen=True)
@@ -53,6 +61,11 @@ class FolderData:
     @property
     def root(self) -> Path:
         return datasets_root() / self.folder
+
+    @property
+    def identity(self) -> dict:
+        """What a run's result depends on."""
+        return vars(self)
 
 
 @dataclass(frozen=True)
@@ -172,7 +185,7 @@ class Study:
             for key, value in values.items()
             if key not in _NOT_IDENTITY and value != defaults.get(key)
         }
-        facts = {"config": changed, "data": self.data.__dict__, "frames": group.train_frames}
+        facts = {"config": changed, "data": self.data.identity, "frames": group.train_frames}
         text = json.dumps(facts, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
@@ -180,7 +193,7 @@ class Study:
 def load_study(path: str | Path) -> Study:
     """Read a study.
 
-    The file has `title`, `about`, `data` (`synthetic: {size, train, val, seed}` or `folder`, and
+    The file has `title`, `about`, `data` (`synthetic: {size, train, val, seed, dense_depth}` or `folder`, and
     its splits), `groups` (name → `config`, `train_frames`, `overrides`), `variants` (name → config
     keys), `baseline` (one of them) and `seeds`.
 
@@ -233,7 +246,7 @@ def _parse(name: str, text: dict) -> Study:
 def _check_types(item: Study | SyntheticData | FolderData | Group) -> None:
     for each in fields(item):
         value = getattr(item, each.name)
-        if each.type in (str, int, dict) and type(value) is not each.type:
+        if each.type in (str, int, bool, dict) and type(value) is not each.type:
             raise TypeError(f"{each.name} is {value!r}, no {each.type.__name__}")
 
 

@@ -109,6 +109,9 @@ class DIDM3DHead(RegionHead):
             heading=raw["heading"],
         )
 
+    def hidden_depth(self, seen: Tensor) -> Tensor:
+        return self.visual_depth[:2](seen)
+
     def size_loss(self, objects: DIDM3DObjects, targets: ObjectTargets) -> Tensor:
         return global_mean((objects.dimensions - targets.dimensions)[targets.supervised].abs())
 

@@ -72,6 +72,10 @@ class GUPNetHead(RegionHead):
             heading=raw["heading"],
         )
 
+    def hidden_depth(self, seen: Tensor) -> Tensor:
+        conv, norm, relu = self.depth[:3]
+        return relu(norm.again(conv(seen)))
+
     # The official losses are in log σ² = 2 log σ.
 
     def size_loss(self, objects: GUPNetObjects, targets: ObjectTargets) -> Tensor:

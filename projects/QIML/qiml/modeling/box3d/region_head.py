@@ -156,6 +156,10 @@ class RegionHead(CentreHead):
         """From the branches' outputs, in float32, to metres."""
         raise NotImplementedError
 
+    def hidden_depth(self, seen: Tensor) -> Tensor:
+        """(M, hidden, S, S) hidden layer of the branch that reads the depth, from :meth:`look`."""
+        raise NotImplementedError
+
     def size_loss(self, objects: Objects3D, targets: ObjectTargets) -> Tensor:
         """The loss of h, w, l where `targets.has_3d`."""
         raise NotImplementedError
@@ -189,16 +193,27 @@ class RegionHead(CentreHead):
             affines: (M, 2, 3) original pixels → input pixels of each object's image.
         """
         regions = Regions(boxes * self.stride, classes, cameras, affines)
-        seen = torch.cat(
+        seen = self.look(features, image_index, boxes, classes, cameras)
+        names = (*self.region_channels, *self.grid_channels)
+        return self.read({name: self.get_submodule(name)(seen).float() for name in names}, regions)
+
+    def look(
+        self,
+        features: Tensor,
+        image_index: Tensor,
+        boxes: Tensor,
+        classes: Tensor,
+        cameras: Camera,
+    ) -> Tensor:
+        """(M, C', S, S) what the branches see of each region; arguments as :meth:`regress_3d`."""
+        return torch.cat(
             [
                 pool_regions(features, image_index, boxes, self.roi_size),
-                coordinate_maps(regions.boxes, cameras, self.roi_size),
+                coordinate_maps(boxes * self.stride, cameras, self.roi_size),
                 class_maps(classes, self.num_classes, self.roi_size),
             ],
             dim=1,
         )
-        names = (*self.region_channels, *self.grid_channels)
-        return self.read({name: self.get_submodule(name)(seen).float() for name in names}, regions)
 
     def losses(self, predictions: CentrePredictions, targets: ObjectTargets) -> dict[str, Tensor]:
         """Seven terms of weight 1; depth, offset_3d and size_3d only where `targets.has_3d`.
@@ -239,10 +254,25 @@ class RegionHead(CentreHead):
 
     def roi_descriptors(self, predictions: CentrePredictions, targets: ObjectTargets) -> Tensor:
         """(M, C) pooled features of the predicted 2D boxes at the true cells, averaged over the box."""
-        at_objects = self.regress(predictions.features, targets.image_index, targets.cells)
-        boxes = self.boxes2d(at_objects, targets.cells)
+        boxes = self._boxes_at_objects(predictions, targets)
         regions = pool_regions(predictions.features, targets.image_index, boxes, self.roi_size)
         return regions.mean(dim=(2, 3))
+
+    def depth_descriptors(self, predictions: CentrePredictions, targets: ObjectTargets) -> Tensor:
+        """(M, hidden) float32, hidden layer of the depth branch in the same boxes, averaged over each."""
+        seen = self.look(
+            predictions.features,
+            targets.image_index,
+            self._boxes_at_objects(predictions, targets),
+            targets.classes,
+            targets.cameras,
+        )
+        return self.hidden_depth(seen).float().mean(dim=(2, 3))
+
+    @torch.no_grad()  # where it looks is not for a metric loss to learn
+    def _boxes_at_objects(self, predictions: CentrePredictions, targets: ObjectTargets) -> Tensor:
+        at_objects = self.regress(predictions.features, targets.image_index, targets.cells)
+        return self.boxes2d(at_objects, targets.cells)
 
     def inference(
         self,
