@@ -189,6 +189,19 @@ def test_max_over_scales(memory_format):
     assert torch.equal(lifted.unflatten(0, (3, 6)), x.expand(3, *x.shape))
 
 
+def test_only_the_largest_scale_learns():
+    """Of several as large, the first: as `torch.max` along a dimension, in the official code."""
+    x = torch.randint(0, 3, (6, 4, 5, 6)).float().to(memory_format=torch.channels_last)
+    x.requires_grad_()
+    grad = torch.randn(2, 4, 5, 6)
+    of_x, of_max = (
+        torch.autograd.grad(y, x, grad)[0]
+        for y in (max_over_scales(x, 3), x.unflatten(0, (3, 2)).max(dim=0).values)
+    )
+    assert torch.equal(of_x, of_max)
+    assert of_x.is_contiguous(memory_format=torch.channels_last)
+
+
 # --- Kept kernels
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 NEIGHBOUR_CORRELATION = 0.7
 """Of what convolutions see at neighbouring pixels. Measured in a trained detector: 0.97 in the image, 0.7
@@ -30,9 +31,34 @@ def lift(x: Tensor, num_scales: int) -> Tensor:
 
 
 def max_over_scales(x: Tensor, num_scales: int) -> Tensor:
-    """(S·B, C, H, W) to (B, C, H, W)."""
-    # `amax` over a fifth dimension would lose the channels-last layout.
-    return functools.reduce(torch.maximum, x.chunk(num_scales))
+    """(S·B, C, H, W) to (B, C, H, W); of scales that tie, the first learns."""
+    return _MaxOverScales.apply(x, num_scales)
+
+
+class _MaxOverScales(torch.autograd.Function):
+    """A quarter of the time of `torch.maximum`'s own gradient, which halves that of ties in many passes."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, num_scales: int) -> Tensor:
+        # `amax` over a fifth dimension would lose the channels-last layout.
+        largest = functools.reduce(torch.maximum, x.chunk(num_scales))
+        ctx.num_scales = num_scales
+        ctx.save_for_backward(x, largest)
+        return largest
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        x, largest = ctx.saved_tensors
+        of_x = torch.empty_like(x)
+        taken = torch.zeros_like(largest, dtype=torch.bool)
+        for scale, of_scale in zip(
+            x.chunk(ctx.num_scales), of_x.chunk(ctx.num_scales), strict=True
+        ):
+            wins = (scale == largest) > taken  # and not taken
+            torch.mul(grad, wins, out=of_scale)
+            taken |= wins
+        return of_x, None
 
 
 def hermite_basis(
