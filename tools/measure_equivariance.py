@@ -9,11 +9,11 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from qiml.data.images import read_image
 from qiml.errors import DatasetError, exit_on_error
 from qiml.modeling.steerable_conv import SteerableConv2d, fit_answers, fit_middle
 
@@ -99,21 +99,21 @@ def _sample(maps: Tensor, size: tuple[int, int], pixels: float) -> Tensor:
     return F.grid_sample(maps, grid, mode="bicubic", align_corners=True)
 
 
-def read_image(path: Path) -> Tensor:
+def read(path: Path) -> Tensor:
     """(3, H, W) of about unit variance.
 
     Raises:
         DatasetError: no such file, or no image large enough.
     """
-    image = cv2.imread(str(path))
-    if image is None or min(image.shape[:2]) < 8 * BORDER:
+    image = torch.tensor(read_image(path)).permute(2, 0, 1)
+    if min(image.shape[1:]) < 8 * BORDER:
         raise DatasetError(
             path,
-            found="no file" if not path.is_file() else "no image, or a very small one",
-            expected=f"an image of at least {8 * BORDER} pixels a side",
+            found=f"{image.shape[2]}×{image.shape[1]} pixels",
+            expected=f"at least {8 * BORDER} a side",
             mend="give photographs",
         )
-    return (torch.tensor(image).permute(2, 0, 1).float() - 110) / 60
+    return (image.float() - 110) / 60
 
 
 def main() -> None:
@@ -123,7 +123,7 @@ def main() -> None:
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
     arguments = parser.parse_args()
     with exit_on_error():
-        images = [read_image(path) for path in arguments.images]
+        images = [read(path) for path in arguments.images]
         print(f"{'kernels':24}{'magnified':>10}{'not steered':>13}{'fitted':>9}")
         for size in (3, 7):
             for official in (False, True):

@@ -34,12 +34,19 @@ def test_ours_are_steered_and_fitted_better_than_official_ones(tmp_path, run):
         assert fit < 0.9 * official_fit
 
 
-@pytest.mark.parametrize("contents", [None, b"no image"])
-def test_wrong_input(tmp_path, run, capsys, contents):
+@pytest.mark.parametrize(
+    ("contents", "found"),
+    [
+        (None, "no such file"),
+        (b"no image", "an image that does not decode"),
+        (cv2.imencode(".png", np.zeros((50, 200, 3)))[1].tobytes(), "200×50 pixels"),
+    ],
+)
+def test_wrong_input(tmp_path, run, capsys, contents, found):
     path = tmp_path / "a.png"
     if contents:
         path.write_bytes(contents)
     with pytest.raises(SystemExit) as caught:
         run(path)
     assert caught.value.code == 2
-    assert capsys.readouterr().err.startswith(f"error: {path}: found no ")
+    assert capsys.readouterr().err.startswith(f"error: {path}: found {found}")
