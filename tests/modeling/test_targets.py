@@ -11,7 +11,6 @@ from qiml.modeling.targets import (
     ObjectTargets,
     flatten_objects,
     gaussian_radius,
-    object_depth_in_boxes,
     paint_object_depth,
     render_heatmap,
 )
@@ -245,71 +244,6 @@ def test_a_cell_is_covered_where_its_centre_is(left, right, columns):
         boxes, torch.tensor([7.0]), torch.zeros(1, dtype=torch.int64), 1, (1, 5)
     )
     assert painted[0, 0].nonzero().squeeze(1).tolist() == columns
-
-
-# --- Object-wise depth inside boxes
-
-
-def boxes_with_depth(boxes, depth, image_index, map_size=(16, 24)):
-    """Objects of which only these matter."""
-    count = len(boxes)
-    return ObjectTargets(
-        image_index=torch.tensor(image_index, dtype=torch.int64),
-        classes=torch.zeros(count, dtype=torch.int64),
-        cells=torch.zeros(count, 2, dtype=torch.int64),
-        projected_centres=torch.zeros(count, 2),
-        boxes2d=torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
-        depth=torch.tensor(depth, dtype=torch.float32),
-        apparent_depth=torch.zeros(count),
-        dimensions=torch.zeros(count, 3),
-        yaw=torch.zeros(count),
-        alpha=torch.zeros(count),
-        has_3d=torch.ones(count, dtype=torch.bool),
-        cameras=Camera(torch.zeros(count, 3, 4)),
-        affines=torch.zeros(count, 2, 3),
-        num_images=2,
-        map_size=map_size,
-    )
-
-
-def test_depth_in_a_box_is_that_of_the_nearest_object_of_its_image():
-    boxes = [[0, 0, 8, 8], [6, 0, 10, 4], [0, 0, 24, 16]]
-    first, nearer, other_image = object_depth_in_boxes(
-        boxes_with_depth(boxes, [20.0, 12.0, 5.0], [0, 0, 1]), size=4
-    )
-    expected = torch.full((4, 4), 20.0)
-    expected[:2, 3] = 12.0  # points at x = 7 and y = 1, 3
-    assert torch.equal(first, expected)
-    assert (nearer == 12).all() and (other_image == 5).all()
-
-
-def test_depth_in_a_box_is_unknown_off_the_map():
-    (depth,) = object_depth_in_boxes(boxes_with_depth([[-4, 14, 4, 18]], [9.0], [0]), size=4)
-    expected = torch.zeros(4, 4)
-    expected[:2, 2:] = 9.0
-    assert torch.equal(depth, expected)
-
-
-def test_depth_in_boxes_smaller_than_a_cell():
-    boxes = [[3.6, 3.6, 3.9, 3.7], [3.0, 3.0, 3.2, 4.0]]
-    depth = object_depth_in_boxes(boxes_with_depth(boxes, [9.0, 8.0], [0, 0]), size=7)
-    assert (depth[0] == 9).all() and (depth[1] == 8).all()
-
-
-def test_depth_in_no_boxes():
-    assert object_depth_in_boxes(boxes_with_depth([], [], []), size=7).shape == (0, 7, 7)
-
-
-def test_depth_in_boxes_agrees_with_the_painted_map():
-    """At the middles of cells."""
-    boxes, depth = [[2, 3, 9, 10], [5, 1, 12, 8], [4, 6, 11, 13]], [30.0, 20.0, 10.0]
-    targets = boxes_with_depth(boxes, depth, [0, 0, 0])
-    inside = object_depth_in_boxes(targets, size=7)
-    (painted, _) = paint_object_depth(
-        targets.boxes2d, targets.depth, targets.image_index, 2, targets.map_size
-    )
-    for grid, (x1, y1, x2, y2) in zip(inside, boxes, strict=True):
-        assert torch.equal(grid, painted[y1:y2, x1:x2])
 
 
 def test_dense_depth_is_reduced_to_cells():

@@ -57,7 +57,7 @@ _CHOICES = {
     "INPUT.AUGMENTATION.PHOTOMETRIC_FORM": ("jitter", "distortion"),
     "INPUT.RESIZE": ("fit", "pad"),
     "MODEL.NECK.UPSAMPLE": ("learned", "nearest"),
-    "MODEL.BOX3D_HEAD.VISUAL_DEPTH": ("object", "dense"),
+    "MODEL.BOX3D_HEAD.VISUAL_DEPTH": ("object", "box", "dense"),
     "MODEL.QUASI_ISOMETRIC.FORM": ("two_sided", "official"),
     "MODEL.QUASI_ISOMETRIC.DEPTH_SPACE": ("auto", "metric", "log"),
     "MODEL.QUASI_ISOMETRIC.DESCRIPTOR": ("auto", "depth", "neck", "roi"),

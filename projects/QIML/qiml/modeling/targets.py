@@ -232,32 +232,3 @@ def paint_object_depth(
     layers = torch.where(inside, depth[:, None].to(painted.dtype), torch.inf)
     painted.scatter_reduce_(0, image_index[:, None].expand_as(layers), layers, "amin")
     return painted.nan_to_num(posinf=0.0).view(num_images, height, width)
-
-
-def object_depth_in_boxes(objects: ObjectTargets, size: int) -> Tensor:
-    """Object-wise depth at a grid of points of each 2D box: of the nearest object whose box holds the point.
-
-    As :func:`paint_object_depth`, without the cells of a map in between: boxes may be smaller than those.
-
-    Args:
-        objects: M.
-        size: points along each side, S.
-
-    Returns:
-        (M, S, S) metres; 0 off the map.
-    """
-    boxes, index = objects.boxes2d, objects.image_index
-    steps = (torch.arange(size, device=boxes.device) + 0.5) / size
-    x = torch.lerp(boxes[:, 0:1], boxes[:, 2:3], steps)
-    y = torch.lerp(boxes[:, 1:2], boxes[:, 3:4], steps)
-    if not len(objects):  # amin has no value for it
-        return boxes.new_zeros(0, size, size)
-    # (M, S, M): whether a column or row of points of the first lies in the box of the last.
-    in_x = (x[:, :, None] >= boxes[:, 0]) & (x[:, :, None] < boxes[:, 2])
-    in_y = (y[:, :, None] >= boxes[:, 1]) & (y[:, :, None] < boxes[:, 3])
-    in_y &= (index[:, None] == index)[:, None]
-    holds = in_y[:, :, None] & in_x[:, None]
-    nearest = torch.where(holds, objects.depth, torch.inf).amin(dim=3)
-    height, width = objects.map_size
-    on_map = ((y >= 0) & (y < height))[:, :, None] & ((x >= 0) & (x < width))[:, None]
-    return torch.where(on_map, nearest, 0).nan_to_num(posinf=0.0)

@@ -89,7 +89,7 @@ def _circumstances(study: Study, results: Results, command: str) -> str:
     machines = sorted({f"{r['machine']}, {r['threads']} thread(s) a run" for r in records})
     minutes = sum(r["seconds"] for r in records) / 60
     each = minutes / len(records)
-    data = ", ".join(f"{key} {value}" for key, value in study.data.__dict__.items())
+    data = ", ".join(f"{key} {value}" for key, value in study.data.identity.items())
     return (
         f"Command: `{command}`. Data: {data}. Finished: {len(records)} of {study.size} runs, "
         f"seeds {_listed(sorted({cell.seed for cell in results}))}; {each:.1f} minutes a run, "

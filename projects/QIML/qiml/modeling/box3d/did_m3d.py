@@ -20,6 +20,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from detectron2.config import configurable
+from detectron2.layers import ShapeSpec
 from torch import Tensor
 
 from qiml.losses import laplacian_uncertainty_loss
@@ -27,8 +29,9 @@ from qiml.losses.heading import NUM_BINS
 from qiml.losses.reduction import global_mean
 from qiml.modeling.box3d.build import BOX3D_HEAD_REGISTRY
 from qiml.modeling.box3d.region_head import Objects3D, RegionHead, Regions
+from qiml.modeling.region_depth import object_depth_in_boxes, surface_depth_in_boxes
 from qiml.modeling.roi_features import pool_regions
-from qiml.modeling.targets import ObjectTargets, object_depth_in_boxes
+from qiml.modeling.targets import ObjectTargets
 
 REGION_CHANNELS = {"size_3d": 3, "offset_3d": 2, "heading": 2 * NUM_BINS}
 GRID_CHANNELS = {
@@ -88,13 +91,28 @@ class DIDM3DHead(RegionHead):
     """DID-M3D's head; the threshold is the heat map's, before the confidence is multiplied in.
 
     What the visual depth learns from: dense maps where the data has them (`targets.dense_depth`, the
-    official way), otherwise the object-wise depth of the labels. A label's depth is that of the object's
-    centre: the attribute depth then learns 0 but where a nearer object within 3 m covers it.
+    official way), otherwise the labels. Their boxes' surfaces are about where the objects' are. The
+    object-wise depth is that of the centre: the attribute depth then learns 0 but where a nearer object
+    within 3 m covers it.
+
+    Args:
+        in_channels, region: as :class:`RegionHead`.
+        visual_depth_of: without dense maps, "box", surfaces of the labels' 3D boxes; else object-wise depth.
     """
 
     region_channels = REGION_CHANNELS
     grid_channels = GRID_CHANNELS
     threshold_counts_depth = False
+
+    @configurable
+    def __init__(self, in_channels: int, *, visual_depth_of: str = "object", **region):
+        super().__init__(in_channels, **region)
+        self.visual_depth_of = visual_depth_of
+
+    @classmethod
+    def from_config(cls, cfg, input_shape: ShapeSpec) -> dict:
+        base = super().from_config(cfg, input_shape)
+        return {**base, "visual_depth_of": cfg.MODEL.BOX3D_HEAD.VISUAL_DEPTH}
 
     def read(self, raw: Mapping[str, Tensor], regions: Regions) -> DIDM3DObjects:
         grid = {name: raw[name].squeeze(1) for name in GRID_CHANNELS}
@@ -123,6 +141,8 @@ class DIDM3DHead(RegionHead):
     def surface_depth(self, targets: ObjectTargets) -> Tensor:
         """(M, S, S) metres, what the cells of the true 2D boxes show; 0 where that is not known."""
         if targets.dense_depth is None:
+            if self.visual_depth_of == "box":
+                return surface_depth_in_boxes(targets, self.roi_size, self.stride)
             return object_depth_in_boxes(targets, self.roi_size)
         maps = targets.dense_depth[:, None]
         return pool_regions(maps, targets.image_index, targets.boxes2d, self.roi_size).squeeze(1)

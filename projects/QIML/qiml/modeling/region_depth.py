@@ -1,0 +1,93 @@
+"""Depth of what the regions of 2D boxes show, from the labels alone: at a grid of points of each box."""
+
+import torch
+from torch import Tensor
+
+from qiml.modeling.targets import ObjectTargets
+
+
+def object_depth_in_boxes(objects: ObjectTargets, size: int) -> Tensor:
+    """Object-wise depth: of the nearest object whose 2D box holds the point, that of its centre.
+
+    As :func:`qiml.modeling.targets.paint_object_depth`, without the cells of a map in between: boxes may be
+    smaller than those.
+
+    Args:
+        objects: M.
+        size: points along each side, S.
+
+    Returns:
+        (M, S, S) metres; 0 off the map.
+    """
+    boxes = objects.boxes2d
+    points = _grid(boxes, size)[..., None, :]
+    # (M, S, S, M): whether a point of the first lies in the box of the last.
+    holds = ((points >= boxes[:, :2]) & (points < boxes[:, 2:])).all(dim=-1)
+    return _nearest(torch.where(holds, objects.depth, torch.inf), objects)
+
+
+def surface_depth_in_boxes(objects: ObjectTargets, size: int, stride: int) -> Tensor:
+    """Depth of the 3D boxes' surfaces: of the nearest one that the ray through the point meets.
+
+    Args:
+        objects: M; those without 3D supervision hide nothing.
+        size: points along each side, S.
+        stride: input pixels per cell.
+
+    Returns:
+        (M, S, S) metres; 0 off the map, and where the ray meets no box.
+    """
+    pixels = (_grid(objects.boxes2d, size) * stride).flatten(1, 2)
+    # The ray is start + z · direction.
+    start, ahead = (
+        objects.cameras.back_project(pixels, torch.full_like(pixels[..., 0], z)) for z in (0, 1)
+    )
+    met = _where_rays_meet(start, ahead - start, objects, stride)
+    met = torch.where(objects.has_3d, met, torch.inf)
+    return _nearest(met.unflatten(1, (size, size)), objects)
+
+
+def _where_rays_meet(
+    start: Tensor, direction: Tensor, objects: ObjectTargets, stride: int
+) -> Tensor:
+    """(M, P, M) z at which rays (M, P, 3) enter each 3D box; infinite where they do not."""
+    middle = objects.projected_centres[:, None] * stride
+    centres = objects.cameras.back_project(middle, objects.depth[:, None]).squeeze(1)
+    height, width, length = objects.dimensions.unbind(dim=1)
+    half = torch.stack([length, height, width], dim=1) / 2
+    start = _along_sides(start[:, :, None] - centres, objects.yaw)
+    direction = _along_sides(direction[:, :, None], objects.yaw)
+    direction = torch.where(direction.abs() < 1e-9, 1e-9, direction)
+    one, other = (-half - start) / direction, (half - start) / direction
+    enter = torch.minimum(one, other).amax(dim=-1)
+    leave = torch.maximum(one, other).amin(dim=-1)
+    return torch.where((enter <= leave) & (enter > 0), enter, torch.inf)
+
+
+def _along_sides(vectors: Tensor, yaw: Tensor) -> Tensor:
+    """Vectors (..., M or 1, 3) of the camera frame along the length, height and width of M boxes."""
+    x, y, z = vectors.unbind(dim=-1)
+    sine, cosine = yaw.sin(), yaw.cos()
+    along, across = cosine * x - sine * z, sine * x + cosine * z
+    return torch.stack([along, y.expand_as(along), across], dim=-1)
+
+
+def _grid(boxes: Tensor, size: int) -> Tensor:
+    """(M, S, S, 2) x, y of the middles of the S × S parts of boxes (M, 4), row by row."""
+    steps = (torch.arange(size, device=boxes.device) + 0.5) / size
+    x = torch.lerp(boxes[:, 0:1], boxes[:, 2:3], steps)
+    y = torch.lerp(boxes[:, 1:2], boxes[:, 3:4], steps)
+    x, y = torch.broadcast_tensors(x[:, None], y[:, :, None])
+    return torch.stack([x, y], dim=-1)
+
+
+def _nearest(depth: Tensor, objects: ObjectTargets) -> Tensor:
+    """Of (M, S, S, M), infinite where there is nothing, the nearest in the same image; 0 off the map."""
+    if not len(objects):  # amin has no value for it
+        return depth.new_zeros(depth.shape[:3])
+    index = objects.image_index
+    depth = torch.where((index[:, None] == index)[:, None, None], depth, torch.inf).amin(dim=3)
+    height, width = objects.map_size
+    points = _grid(objects.boxes2d, depth.shape[1])
+    on_map = ((points >= 0) & (points < points.new_tensor([width, height]))).all(dim=-1)
+    return torch.where(on_map, depth, 0).nan_to_num(posinf=0.0)
