@@ -67,7 +67,7 @@ def test_did_m3ds_recipe():
     assert [step / iterations_an_epoch for step in solver.STEPS] == [95, 125]
     assert solver.TASK_LEARNING.ENABLED and solver.TASK_LEARNING.LENGTH == 140
     assert cfg.INPUT.AUGMENTATION.CROP_DEPTH == "metric"
-    assert cfg.MODEL.BOX3D_HEAD.VISUAL_DEPTH == "object"
+    assert cfg.MODEL.BOX3D_HEAD.VISUAL_DEPTH == "box"
     assert list(cfg.INPUT.FILTER.CLASSES) == [] and cfg.INPUT.FILTER.MAX_DEPTH > 1000
 
 

@@ -122,9 +122,10 @@ def _add_model(cfg: CN) -> None:
     ]
     # Side of the squares that the second stage pools from 2D boxes.
     cfg.MODEL.BOX3D_HEAD.ROI_SIZE = 7
-    # DID-M3D: what its visual depth learns from. "object": the labels' object-wise depth; "dense": depth maps
-    # of the training images, as its official code (docs/datasets.md).
-    cfg.MODEL.BOX3D_HEAD.VISUAL_DEPTH = "object"
+    # DID-M3D: what its visual depth learns from. "box": the surfaces of the labels' 3D boxes; "object": the
+    # object-wise depth, of their centres; "dense": depth maps of the training images, as its official code
+    # (docs/datasets.md).
+    cfg.MODEL.BOX3D_HEAD.VISUAL_DEPTH = "box"
 
     # The auxiliary object-wise depth-map head; gone at inference.
     cfg.MODEL.OBJECT_DEPTH = CN()

@@ -9,6 +9,7 @@ import torch
 from qiml.data.kitti import load_kitti_format
 from qiml.modeling.box3d.centre_head import CentrePredictions
 from qiml.modeling.box3d.did_m3d import GRID_CHANNELS, REGION_CHANNELS, DIDM3DHead, DIDM3DObjects
+from qiml.modeling.region_depth import surface_depth_in_boxes
 from qiml.modeling.targets import flatten_objects
 from qiml.structures.camera import Camera
 from tests.modeling.box3d.region_labels import (
@@ -104,8 +105,19 @@ def street(kitti_folder, read_samples):
     return read
 
 
+def test_surfaces_of_the_labels_boxes(head, street):
+    """Within half a diagonal of the centre, and before it."""
+    _, _, targets = street()
+    surface = head.surface_depth(targets)
+    torch.testing.assert_close(surface, surface_depth_in_boxes(targets, 7, 4))
+    reach = targets.dimensions.norm(dim=1) / 2
+    ahead = targets.depth - surface.amax(dim=(1, 2))
+    assert ((ahead > -reach) & (surface.flatten(1).median(dim=1).values < targets.depth)).all()
+
+
 def test_object_wise_depth_of_the_labels(head, street):
     _, _, targets = street()
+    head.visual_depth_of = "object"
     surface = head.surface_depth(targets)
     depth = targets.depth[:, None, None]
     assert surface.shape == (3, 7, 7)

@@ -39,7 +39,7 @@ def read_depth_map(path: str | Path, size: tuple[int, int]) -> np.ndarray:
         path,
         found=found,
         expected=f"a 16-bit grey PNG of metres × {_PER_METRE}, of at most {width}×{height} pixels",
-        mend='fetch or write it again, or set MODEL.BOX3D_HEAD.VISUAL_DEPTH to "object"',
+        mend='fetch or write it again, or set MODEL.BOX3D_HEAD.VISUAL_DEPTH to "box"',
     )
 
 

@@ -119,7 +119,7 @@ def build_labelled_loader(cfg, dataset_name: str, limit: int | None = None) -> D
     cfg.DATASETS.TRAIN = (dataset_name,)
     augmentation = cfg.INPUT.AUGMENTATION
     augmentation.FLIP = augmentation.CROP = augmentation.SHIFT = augmentation.PHOTOMETRIC = 0.0
-    cfg.MODEL.BOX3D_HEAD.VISUAL_DEPTH = "object"  # labels are all that is asked for
+    cfg.MODEL.BOX3D_HEAD.VISUAL_DEPTH = "box"  # labels are all that is asked for
     frames = _labelled_frames((dataset_name,))
     if limit is not None and limit < len(frames):
         spread = np.linspace(0, len(frames) - 1, limit).round().astype(int)

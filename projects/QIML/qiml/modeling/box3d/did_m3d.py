@@ -105,7 +105,7 @@ class DIDM3DHead(RegionHead):
     threshold_counts_depth = False
 
     @configurable
-    def __init__(self, in_channels: int, *, visual_depth_of: str = "object", **region):
+    def __init__(self, in_channels: int, *, visual_depth_of: str = "box", **region):
         super().__init__(in_channels, **region)
         self.visual_depth_of = visual_depth_of
 
