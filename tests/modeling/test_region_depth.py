@@ -8,32 +8,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qiml.modeling.region_depth import object_depth_in_boxes, surface_depth_in_boxes
-from qiml.modeling.targets import ObjectTargets, paint_object_depth
+from qiml.modeling.targets import paint_object_depth
 from qiml.structures.boxes3d import Boxes3D
 from qiml.structures.camera import Camera
+from tests.modeling.target_builder import make_targets
 
 # --- Object-wise
 
 
 def boxes_with_depth(boxes, depth, image_index, map_size=(16, 24)):
     """Objects of which only these matter."""
-    count = len(boxes)
-    return ObjectTargets(
-        image_index=torch.tensor(image_index, dtype=torch.int64),
-        classes=torch.zeros(count, dtype=torch.int64),
-        cells=torch.zeros(count, 2, dtype=torch.int64),
-        projected_centres=torch.zeros(count, 2),
+    return make_targets(
+        image_index,
+        map_size,
         boxes2d=torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
         depth=torch.tensor(depth, dtype=torch.float32),
-        apparent_depth=torch.zeros(count),
-        dimensions=torch.zeros(count, 3),
-        yaw=torch.zeros(count),
-        alpha=torch.zeros(count),
-        has_3d=torch.ones(count, dtype=torch.bool),
-        cameras=Camera(torch.zeros(count, 3, 4)),
-        affines=torch.zeros(count, 2, 3),
-        num_images=2,
-        map_size=map_size,
     )
 
 

@@ -8,14 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qiml.modeling.targets import (
-    ObjectTargets,
     flatten_objects,
     gaussian_radius,
     paint_object_depth,
     render_heatmap,
 )
 from qiml.structures.boxes3d import Boxes3D
-from qiml.structures.camera import Camera
+from tests.modeling.target_builder import make_targets
 
 STRIDE = 4
 
@@ -44,23 +43,14 @@ def make_instances(centres, boxes=None, depth=None, has_3d=True):
 def objects_at(cells, sizes, classes, image_index, map_size, num_images=2):
     """Targets of which only what the heat map reads matters."""
     cells, sizes = torch.tensor(cells).reshape(-1, 2), torch.tensor(sizes).reshape(-1, 2)
-    count = len(cells)
-    return ObjectTargets(
-        image_index=torch.tensor(image_index, dtype=torch.int64),
+    return make_targets(
+        image_index,
+        map_size,
+        num_images,
         classes=torch.tensor(classes, dtype=torch.int64),
         cells=cells.long(),
         projected_centres=cells + 0.5,
         boxes2d=torch.cat([cells - sizes / 2, cells + sizes / 2], dim=1),
-        depth=torch.ones(count),
-        apparent_depth=torch.ones(count),
-        dimensions=torch.ones(count, 3),
-        yaw=torch.zeros(count),
-        alpha=torch.zeros(count),
-        has_3d=torch.ones(count, dtype=torch.bool),
-        cameras=Camera(torch.zeros(count, 3, 4)),
-        affines=torch.zeros(count, 2, 3),
-        num_images=num_images,
-        map_size=map_size,
     )
 
 

@@ -211,7 +211,7 @@ class MonocularDetector3D(nn.Module):
         instances = [x["instances"] for x in batched_inputs]
         with self.mixed_precision():
             features = self.extract_features(batched_inputs)
-            predictions = self.box3d_head(features)
+            predictions = self.box3d_head(features) if set(kinds) != {"neck"} else None
             targets = flatten_objects(instances, self.neck.stride, features.shape[-2:])
             targets = targets.to(self.device)
             found = {k: self.descriptors(features, predictions, targets, k) for k in kinds}

@@ -20,10 +20,11 @@ def object_depth_in_boxes(objects: ObjectTargets, size: int) -> Tensor:
         (M, S, S) metres; 0 off the map.
     """
     boxes = objects.boxes2d
-    points = _grid(boxes, size)[..., None, :]
+    points = _grid(boxes, size)
     # (M, S, S, M): whether a point of the first lies in the box of the last.
-    holds = ((points >= boxes[:, :2]) & (points < boxes[:, 2:])).all(dim=-1)
-    return _nearest(torch.where(holds, objects.depth, torch.inf), objects)
+    point = points[..., None, :]
+    holds = ((point >= boxes[:, :2]) & (point < boxes[:, 2:])).all(dim=-1)
+    return _nearest(torch.where(holds, objects.depth, torch.inf), points, objects)
 
 
 def surface_depth_in_boxes(objects: ObjectTargets, size: int, stride: int) -> Tensor:
@@ -37,14 +38,15 @@ def surface_depth_in_boxes(objects: ObjectTargets, size: int, stride: int) -> Te
     Returns:
         (M, S, S) metres; 0 off the map, and where the ray meets no box.
     """
-    pixels = (_grid(objects.boxes2d, size) * stride).flatten(1, 2)
+    points = _grid(objects.boxes2d, size)
+    pixels = (points * stride).flatten(1, 2)
     # The ray is start + z · direction.
     start, ahead = (
         objects.cameras.back_project(pixels, torch.full_like(pixels[..., 0], z)) for z in (0, 1)
     )
     met = _where_rays_meet(start, ahead - start, objects, stride)
     met = torch.where(objects.has_3d, met, torch.inf)
-    return _nearest(met.unflatten(1, (size, size)), objects)
+    return _nearest(met.unflatten(1, (size, size)), points, objects)
 
 
 def _where_rays_meet(
@@ -81,13 +83,18 @@ def _grid(boxes: Tensor, size: int) -> Tensor:
     return torch.stack([x, y], dim=-1)
 
 
-def _nearest(depth: Tensor, objects: ObjectTargets) -> Tensor:
-    """Of (M, S, S, M), infinite where there is nothing, the nearest in the same image; 0 off the map."""
+def _nearest(depth: Tensor, points: Tensor, objects: ObjectTargets) -> Tensor:
+    """Of (M, S, S, M), infinite where there is nothing, the nearest in the same image; 0 off the map.
+
+    Args:
+        depth: of every object at the points of each.
+        points: (M, S, S, 2) in cells.
+        objects: M.
+    """
     if not len(objects):  # amin has no value for it
         return depth.new_zeros(depth.shape[:3])
     index = objects.image_index
     depth = torch.where((index[:, None] == index)[:, None, None], depth, torch.inf).amin(dim=3)
     height, width = objects.map_size
-    points = _grid(objects.boxes2d, depth.shape[1])
     on_map = ((points >= 0) & (points < points.new_tensor([width, height]))).all(dim=-1)
     return torch.where(on_map, depth, 0).nan_to_num(posinf=0.0)

@@ -193,24 +193,17 @@ class RegionHead(CentreHead):
             affines: (M, 2, 3) original pixels → input pixels of each object's image.
         """
         regions = Regions(boxes * self.stride, classes, cameras, affines)
-        seen = self.look(features, image_index, boxes, classes, cameras)
+        seen = self.look(features, image_index, regions)
         names = (*self.region_channels, *self.grid_channels)
         return self.read({name: self.get_submodule(name)(seen).float() for name in names}, regions)
 
-    def look(
-        self,
-        features: Tensor,
-        image_index: Tensor,
-        boxes: Tensor,
-        classes: Tensor,
-        cameras: Camera,
-    ) -> Tensor:
-        """(M, C', S, S) what the branches see of each region; arguments as :meth:`regress_3d`."""
+    def look(self, features: Tensor, image_index: Tensor, regions: Regions) -> Tensor:
+        """(M, C', S, S) what the branches see of each region; `features` and `image_index` as above."""
         return torch.cat(
             [
-                pool_regions(features, image_index, boxes, self.roi_size),
-                coordinate_maps(boxes * self.stride, cameras, self.roi_size),
-                class_maps(classes, self.num_classes, self.roi_size),
+                pool_regions(features, image_index, regions.boxes / self.stride, self.roi_size),
+                coordinate_maps(regions.boxes, regions.cameras, self.roi_size),
+                class_maps(regions.classes, self.num_classes, self.roi_size),
             ],
             dim=1,
         )
@@ -260,13 +253,9 @@ class RegionHead(CentreHead):
 
     def depth_descriptors(self, predictions: CentrePredictions, targets: ObjectTargets) -> Tensor:
         """(M, hidden) float32, hidden layer of the depth branch in the same boxes, averaged over each."""
-        seen = self.look(
-            predictions.features,
-            targets.image_index,
-            self._boxes_at_objects(predictions, targets),
-            targets.classes,
-            targets.cameras,
-        )
+        boxes = self._boxes_at_objects(predictions, targets) * self.stride
+        regions = Regions(boxes, targets.classes, targets.cameras, targets.affines)
+        seen = self.look(predictions.features, targets.image_index, regions)
         return self.hidden_depth(seen).float().mean(dim=(2, 3))
 
     @torch.no_grad()  # where it looks is not for a metric loss to learn
