@@ -40,8 +40,9 @@ setup-waymo: $(STAMP)  ## also install Waymo's protocol buffers, for its first r
 demo: $(STAMP)  ## train and picture a small detector on synthetic data
 	$(BIN)/python tools/quickstart.py
 
-test: $(STAMP)  ## run the tests
-	$(BIN)/python -m pytest
+# Each test uses one thread; beyond some eight workers the longest test decides.
+test: $(STAMP)  ## run the tests, a worker a core
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal
 
 lint: $(STAMP)  ## check style and formatting
 	$(BIN)/ruff check

@@ -10,9 +10,20 @@ import pytest
 import torch
 
 from qiml.data.kitti_format import KITTIObjects, write_calibration, write_objects
+from tests.fuzz import harness
 
 PROJECTION = np.array([[180.0, 0, 160, 9], [0, 180, 48, 0.1], [0, 0, 1, 0.003]])
 TINY_CONFIG = Path(__file__).parent / "tiny.yaml"
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """How many damaged inputs were read and refused, where tests with such ran."""
+    reports = [report for ended in terminalreporter.stats.values() for report in ended]
+    properties = [pair for report in reports for pair in getattr(report, "user_properties", ())]
+    counts = [value for name, value in properties if name == harness.PROPERTY]
+    if counts:
+        terminalreporter.section("fuzzing")
+        terminalreporter.write_line(harness.summary(counts))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -4,7 +4,7 @@ import contextlib
 import os
 import signal
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,7 +17,9 @@ T = TypeVar("T")
 # QIML_FUZZ=20 makes 20 times as many examples, others in every run.
 FACTOR = int(os.environ.get("QIML_FUZZ", "1"))
 CPU_SECONDS = 10
+# Of the test that is running: {target: {"read": examples, "refused": examples}}.
 COUNTS: dict[str, Counter] = defaultdict(Counter)
+PROPERTY = "fuzzing"
 
 
 def fuzz(examples: int, **strategies: st.SearchStrategy) -> Callable:
@@ -71,14 +73,14 @@ def _time_limit(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGPROF, previous)
 
 
-def summary() -> str:
-    """A line a target."""
-    lines = [
+def summary(counts: Iterable[dict[str, dict[str, int]]]) -> str:
+    """A line a target, from the `COUNTS` of all tests."""
+    sums: dict[str, Counter] = defaultdict(Counter)
+    for of_test in counts:
+        for target, ends in of_test.items():
+            sums[target].update(ends)
+    rows = [*sorted(sums.items()), ("all", sum(sums.values(), Counter()))]
+    return "\n".join(
         f"{target:<28}{sum(ends.values()):>7} examples{ends['read']:>8} read{ends['refused']:>8} refused"
-        for target, ends in sorted(COUNTS.items())
-    ]
-    total = sum((ends for ends in COUNTS.values()), Counter())
-    lines.append(
-        f"{'all':<28}{sum(total.values()):>7} examples{total['read']:>8} read{total['refused']:>8} refused"
+        for target, ends in rows
     )
-    return "\n".join(lines)
