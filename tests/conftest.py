@@ -28,8 +28,9 @@ def pytest_terminal_summary(terminalreporter) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
-    # Tensors this small do not repay the threads, least of all where other jobs share the cores.
+    # Tensors this small do not repay the threads, least of all where other tests share the cores.
     torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"  # for the commands that tests start
 
 
 @pytest.fixture(scope="session")

@@ -30,7 +30,6 @@ CHANGES = (
 def start(kitti_folder, monkeypatch):
     """Function that starts train_net.py on five frames, as a process group of its own."""
     data = f"('kitti_format:{kitti_folder(frames=5)}:train',)"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
 
     def run(output, *changes, resume=False):
         command = [sys.executable, ROOT / "train_net.py", "--config-file", ROOT / "tests/tiny.yaml"]
@@ -38,7 +37,6 @@ def start(kitti_folder, monkeypatch):
         command += ["DATASETS.TRAIN", data, "DATASETS.TEST", data, *CHANGES, *changes]
         return subprocess.Popen(
             list(map(str, [*command, "OUTPUT_DIR", output])),
-            env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -105,7 +105,7 @@ def command(*arguments, output):
     result = subprocess.run(
         arguments,
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": path},
         capture_output=True,
         text=True,
         timeout=300,
