@@ -19,19 +19,21 @@ class Column:
         title: with its unit.
         digits: after the decimal point.
         compared: also show the paired difference to the baseline.
+        lower_is_better: so of an error.
     """
 
     key: str
     title: str
     digits: int
     compared: bool = False
+    lower_is_better: bool = False
 
 
 DETECTION = (
     Column("ap3d_0.3", "AP3D .3", 2, compared=True),
     Column("ap3d_0.5", "AP3D .5", 2, compared=True),
     Column("ap3d_0.7", "AP3D .7", 2),
-    Column("depth_mae", "depth error, m", 3, compared=True),
+    Column("depth_mae", "depth error, m", 3, compared=True, lower_is_better=True),
 )
 MANIFOLD = (
     Column("inside", "pairs inside the bounds", 3),

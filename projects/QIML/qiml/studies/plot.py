@@ -12,6 +12,8 @@ from qiml.studies.study import Study
 def plot_differences(study: Study, results: Results, path: str | Path) -> bool:
     """Draw a row of panels for each group: a panel for each compared measure, a line for each variant.
 
+    A significant difference is green where it is for the better, red where it is for the worse.
+
     Args:
         study, results: what is drawn.
         path: picture to write; the extension chooses the format.
@@ -40,7 +42,7 @@ def plot_differences(study: Study, results: Results, path: str | Path) -> bool:
             title = f"{group}: {column.title}" if len(study.groups) > 1 else column.title
             axes.set(title=title, xlabel=f"difference to {study.baseline}")
             axes.set_yticks(range(len(variants)), variants)
-            axes.invert_yaxis()
+            axes.set_ylim(len(variants) - 0.5, -0.5)
             axes.axvline(0, color="0.5", linewidth=1)
             axes.grid(axis="x", alpha=0.3)
             _draw_variants(axes, measures_by_variant(results, group), study, variants, column)
@@ -59,6 +61,7 @@ def _draw_variants(axes, runs, study: Study, variants: list[str], column: Column
         dots = [values[seed] - base[seed] for seed in sorted(values.keys() & base.keys())]
         axes.plot(dots, [height] * len(dots), "o", color="C0", alpha=0.4, markersize=4)
         if difference.low is not None:
-            color = "C2" if difference.significant else "0.3"
+            better = (difference.mean < 0) == column.lower_is_better
+            color = ("C2" if better else "C3") if difference.significant else "0.3"
             axes.plot([difference.low, difference.high], [height] * 2, color=color, linewidth=2)
         axes.plot(difference.mean, height, "|", color="black", markersize=10)
