@@ -182,6 +182,7 @@ def test_wrong_override(overrides, hints):
         ("SOLVER.TASK_LEARNING.PERIOD", "-1"),
         ("INPUT.RESIZE", "stretch"),
         ("MODEL.BOX3D_HEAD.VISUAL_DEPTH", "lidar"),
+        ("MODEL.OBJECT_DEPTH.TARGET", "lidar"),
         ("INPUT.AUGMENTATION.PHOTOMETRIC_FORM", "none"),
         ("SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "all"),
         ("MODEL.NECK.UPSAMPLE", "bilinear"),

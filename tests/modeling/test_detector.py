@@ -186,7 +186,7 @@ def test_cropped_objects_stay_out_of_both_losses(make_detector, make_batch):
     losses = model(batch)
     assert [len(depth) for _, depth in seen] == [6, 3]
     torch.testing.assert_close(seen[1][1], batch[1]["instances"].gt_depth)
-    painted = model.paint_object_depth([x["instances"] for x in batch], (16, 24))
+    painted = model.object_depth_head.paint([x["instances"] for x in batch], 4, (16, 24))
     assert not painted[0].any() and painted[1].any()
     assert losses["loss_object_depth"].isfinite()
 
@@ -205,7 +205,7 @@ def test_crops_that_keep_metric_depth_show_the_losses_the_depth_that_they_show(
     assert torch.equal(objects.gt_depth, objects.gt_boxes3d.depth)
     assert (objects.gt_apparent_depth - objects.gt_depth).abs().min() > 0.1
     assert len(seen[0]) and set(seen[0].tolist()) <= set(objects.gt_apparent_depth.tolist())
-    painted = model.paint_object_depth([x["instances"] for x in batch], (16, 24))
+    painted = model.object_depth_head.paint([x["instances"] for x in batch], 4, (16, 24))
     assert set(painted.unique().tolist()) <= {0, *objects.gt_apparent_depth.tolist()}
 
 
@@ -269,12 +269,31 @@ def test_descriptors_of_the_depth_branch(tiny_config, make_batch):
 def test_depth_is_painted_where_the_2d_boxes_are(make_detector, make_batch):
     model = make_detector()
     instances = [x["instances"] for x in make_batch("INPUT.AUGMENTATION.CROP", 0.0)]
-    painted = model.paint_object_depth(instances, (16, 24))
+    painted = model.object_depth_head.paint(instances, 4, (16, 24))
     for image, objects in zip(painted, instances, strict=True):
         assert set(image.unique().tolist()) == {0, *objects.gt_depth.tolist()}
         for box, depth in zip(objects.gt_boxes.tensor / 4, objects.gt_depth, strict=True):
             column, row = ((box[:2] + box[2:]) / 2).long().tolist()
             assert image[row, column] <= depth
+
+
+def test_surfaces_are_painted_by_one_key(make_detector, make_batch):
+    """In the same 2D boxes, nearer than the centres; those of objects in front hide others."""
+    batch = make_batch("INPUT.AUGMENTATION.CROP", 0.0)
+    instances = [x["instances"] for x in batch]
+    centres, surfaces = (
+        make_detector("MODEL.OBJECT_DEPTH.TARGET", target).object_depth_head.paint(
+            instances, 4, (16, 24)
+        )
+        for target in ("object", "box")
+    )
+    painted = surfaces > 0
+    assert painted.any() and (centres[painted] > 0).all()
+    farthest = max(objects.gt_boxes3d.dimensions.amax() for objects in instances)
+    difference = (surfaces - centres)[painted]
+    assert difference.abs().max() < farthest and difference.median() < 0
+    losses = make_detector("MODEL.OBJECT_DEPTH.TARGET", "box").train()(batch)
+    assert losses["loss_object_depth"].isfinite()
 
 
 def test_object_depth_of_an_object_whose_centre_is_off_the_map(make_detector, make_batch):
@@ -283,7 +302,7 @@ def test_object_depth_of_an_object_whose_centre_is_off_the_map(make_detector, ma
     (sample,) = make_batch("INPUT.AUGMENTATION.CROP", 0.0, size=1)
     objects = sample["instances"][:1]
     objects.gt_projected_centres[:] = -100
-    assert model.paint_object_depth([objects], (16, 24)).any()
+    assert model.object_depth_head.paint([objects], 4, (16, 24)).any()
 
 
 def test_bfloat16_on_the_cpu(make_detector, make_batch, tiny_config):

@@ -7,7 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qiml.modeling.region_depth import object_depth_in_boxes, surface_depth_in_boxes
+from qiml.modeling.region_depth import (
+    object_depth_in_boxes,
+    paint_surface_depth,
+    surface_depth_in_boxes,
+)
 from qiml.modeling.targets import paint_object_depth
 from qiml.structures.boxes3d import Boxes3D
 from qiml.structures.camera import Camera
@@ -161,3 +165,44 @@ def test_the_nearer_surface_hides_the_other():
 
 def test_surfaces_of_no_boxes():
     assert surface_depth_in_boxes(targets_of(torch.zeros(0, 7)), 7, STRIDE).shape == (0, 7, 7)
+
+
+def paint(boxes, image_index=None, **changes):
+    boxes = Boxes3D(boxes)
+    targets = targets_of(boxes.tensor, image_index)
+    columns = {"boxes2d": targets.boxes2d, "boxes3d": boxes, "cameras": targets.cameras}
+    columns |= {"depth": boxes.depth, "image_index": targets.image_index, **changes}
+    return paint_surface_depth(**columns, num_images=2, map_size=MAP, stride=STRIDE)
+
+
+def test_painted_surfaces_are_those_of_the_regions():
+    """In 2D boxes whose points are the middles of cells."""
+    cars = [car(-4.0, 0.0, 20.0, 0.4), car(4.0, 0.0, 12.0, -1.0), car(0.0, 0.0, 30.0, 1.0)]
+    targets = targets_of(cars, [0, 0, 1])
+    middle = targets.boxes2d.unflatten(1, (2, 2)).mean(dim=1).round()
+    boxes2d = torch.cat([middle - 6, middle + 6], dim=1)
+    painted = paint(cars, [0, 0, 1], boxes2d=boxes2d)
+    expected = surface_depth_in_boxes(replace(targets, boxes2d=boxes2d), 12, STRIDE)
+    for image, grid, box in zip((0, 0, 1), expected, boxes2d.long().tolist(), strict=True):
+        left, top, right, bottom = box
+        assert grid.any()
+        torch.testing.assert_close(painted[image, top:bottom, left:right], grid)
+    assert (painted > 0).sum() == (expected > 0).sum()  # nothing elsewhere
+
+
+def test_the_nearer_painted_surface_hides_the_other():
+    cars = [car(0.0, 0.0, 20.0, 0.4), car(1.5, 0.0, 12.0, -1.0)]
+    alone = torch.stack([paint([one])[0] for one in cars])
+    nearest = torch.where(alone > 0, alone, torch.inf).amin(dim=0).nan_to_num(posinf=0.0)
+    assert ((alone > 0).all(dim=0) & (alone[0] != alone[1])).any()
+    torch.testing.assert_close(paint(cars)[0], nearest)
+
+
+def test_painted_surfaces_are_scaled_as_the_depth_that_the_input_shows():
+    cars = [car(0.0, 0.0, 20.0, 0.4), car(1.5, 0.0, 12.0, -1.0)]
+    shown = paint(cars, depth=torch.tensor([30.0, 18.0]))
+    torch.testing.assert_close(shown, 1.5 * paint(cars))
+
+
+def test_painted_surfaces_of_no_boxes():
+    assert not paint(torch.zeros(0, 7)).any()

@@ -132,6 +132,9 @@ def _add_model(cfg: CN) -> None:
     cfg.MODEL.OBJECT_DEPTH.ENABLED = False
     cfg.MODEL.OBJECT_DEPTH.WEIGHT = 1.0
     cfg.MODEL.OBJECT_DEPTH.HIDDEN_CHANNELS = 256
+    # What its map shows in an object's 2D box. "object": the depth of the 3D box's centre, as in the paper;
+    # "box": of the 3D box's surface.
+    cfg.MODEL.OBJECT_DEPTH.TARGET = "object"
 
     # The quasi-isometric metric loss on object descriptors.
     cfg.MODEL.QUASI_ISOMETRIC = CN()

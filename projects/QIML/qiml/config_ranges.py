@@ -58,6 +58,7 @@ _CHOICES = {
     "INPUT.RESIZE": ("fit", "pad"),
     "MODEL.NECK.UPSAMPLE": ("learned", "nearest"),
     "MODEL.BOX3D_HEAD.VISUAL_DEPTH": ("object", "box", "dense"),
+    "MODEL.OBJECT_DEPTH.TARGET": ("object", "box"),
     "MODEL.QUASI_ISOMETRIC.FORM": ("two_sided", "official"),
     "MODEL.QUASI_ISOMETRIC.DEPTH_SPACE": ("auto", "metric", "log"),
     "MODEL.QUASI_ISOMETRIC.DESCRIPTOR": ("auto", "depth", "neck", "roi"),

@@ -211,7 +211,7 @@ def time_loss_terms(timer: Timer, scale: Scale, step_seconds: float) -> list[Rec
     place = (model.neck.stride, features.shape[-2:])
     targets = flatten_objects(instances, *place).to(model.device)
     crowded = flatten_objects([x["instances"] for x in crowd], *place).to(model.device)
-    painted = model.paint_object_depth(instances, place[1])
+    painted = model.object_depth_head.paint(instances, *place)
     heatmap = render_heatmap(targets, head.num_classes)
     logits = torch.randn_like(heatmap).requires_grad_()
 
@@ -233,7 +233,7 @@ def time_loss_terms(timer: Timer, scale: Scale, step_seconds: float) -> list[Rec
     calls = {
         "targets: sorting labels": lambda: flatten_objects(instances, *place),
         "targets: heat map": lambda: render_heatmap(targets, head.num_classes),
-        "targets: painted depth": lambda: model.paint_object_depth(instances, place[1]),
+        "targets: painted depth": lambda: model.object_depth_head.paint(instances, *place),
         **{name: forward_and_backward(loss, [features, logits]) for name, loss in losses.items()},
     }
     aims = {name: scale.aims.get("metric loss, share") for name in list(losses)[-1:]}

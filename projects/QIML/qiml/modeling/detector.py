@@ -20,7 +20,7 @@ from qiml.modeling.metric_loss import (
 from qiml.modeling.neck import DLAUp
 from qiml.modeling.object_depth import ObjectDepthHead
 from qiml.modeling.sampling import pooled_descriptors
-from qiml.modeling.targets import ObjectTargets, flatten_objects, paint_object_depth
+from qiml.modeling.targets import ObjectTargets, flatten_objects
 from qiml.structures.camera import Camera
 
 
@@ -158,7 +158,7 @@ class MonocularDetector3D(nn.Module):
         targets = targets.to(self.device)
         losses = self.box3d_head.losses(predictions, targets)
         if self.object_depth_head is not None:
-            painted = self.paint_object_depth(instances, features.shape[-2:])
+            painted = self.object_depth_head.paint(instances, self.neck.stride, features.shape[-2:])
             losses["loss_object_depth"] = self.object_depth_head.loss(features, painted)
         if self.metric_loss is not None:
             losses["loss_metric"] = self.descriptor_loss(features, predictions, targets)
@@ -221,18 +221,6 @@ class MonocularDetector3D(nn.Module):
     def descriptor_kinds(self) -> list[str]:
         """Those of `DESCRIPTORS` that this detector has."""
         return [kind for kind in DESCRIPTORS if has_descriptors(self.box3d_head, kind)]
-
-    def paint_object_depth(self, instances: list[Instances], map_size: tuple[int, int]) -> Tensor:
-        """Painted depth (B, H, W) of all supervised objects, also those whose centre lies off the map."""
-        supervised = torch.cat([i.gt_has_3d for i in instances])
-        index = [torch.full((len(i),), n) for n, i in enumerate(instances)]
-        columns = (
-            torch.cat([i.gt_boxes.tensor for i in instances]) / self.neck.stride,
-            torch.cat([i.gt_apparent_depth for i in instances]),
-            torch.cat(index),
-        )
-        columns = (column[supervised] for column in columns)
-        return paint_object_depth(*columns, len(instances), map_size)
 
     def for_inference(self) -> "MonocularDetector3D":
         """This detector without the parts only training needs, in eval mode.

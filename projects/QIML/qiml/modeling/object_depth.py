@@ -1,17 +1,23 @@
 """The auxiliary object-wise depth-map head: trained beside the box head, dropped at inference."""
 
+from collections.abc import Sequence
+
 import torch
 from detectron2.config import configurable
+from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from qiml.losses import laplacian_uncertainty_loss
 from qiml.modeling.branches import conv_branch
 from qiml.modeling.decode import inverse_sigmoid_depth
+from qiml.modeling.region_depth import paint_surface_depth
 from qiml.modeling.sampling import apply_at_windows, gather_windows
+from qiml.modeling.targets import paint_object_depth
+from qiml.structures.camera import Camera
 
 
 class ObjectDepthHead(nn.Module):
-    """Predicts, for every cell, the depth of the object whose 2D box covers it.
+    """Predicts, for every cell, the depth of the object that it shows.
 
     Source: DDML-M3DOD `lib/models/centernet3d.py` (head) and
     `lib/losses/centernet_loss.py::compute_obj_depth_loss`.
@@ -20,13 +26,18 @@ class ObjectDepthHead(nn.Module):
         in_channels: channels of the neck's map.
         hidden_channels: width of the branch.
         weight: factor on the loss.
+        target: what :meth:`paint` shows of an object: "object", the depth of its centre, as in the paper, or
+            "box", that of its 3D box's surface.
     """
 
     @configurable
-    def __init__(self, in_channels: int, *, hidden_channels: int, weight: float):
+    def __init__(
+        self, in_channels: int, *, hidden_channels: int, weight: float, target: str = "object"
+    ):
         super().__init__()
         self.branch = conv_branch(in_channels, hidden_channels, 2)
         self.weight = weight
+        self.target = target
 
     @classmethod
     def from_config(cls, cfg, in_channels: int) -> dict:
@@ -34,11 +45,36 @@ class ObjectDepthHead(nn.Module):
             "in_channels": in_channels,
             "hidden_channels": cfg.MODEL.OBJECT_DEPTH.HIDDEN_CHANNELS,
             "weight": cfg.MODEL.OBJECT_DEPTH.WEIGHT,
+            "target": cfg.MODEL.OBJECT_DEPTH.TARGET,
         }
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, C, H, W) to (B, 2, H, W): raw inverse-sigmoid depth and log σ, everywhere; to look at."""
         return self.branch(features)
+
+    def paint(
+        self, instances: Sequence[Instances], stride: int, map_size: tuple[int, int]
+    ) -> Tensor:
+        """Target of a batch: of all supervised objects, also those whose centre lies off the map.
+
+        Args:
+            instances: per image (see :func:`qiml.modeling.targets.flatten_objects`), on the host.
+            stride: input pixels per cell.
+            map_size: (H, W) in cells.
+
+        Returns:
+            (B, H, W) metres, 0 where there is nothing.
+        """
+        supervised = torch.cat([i.gt_has_3d for i in instances])
+        objects = Instances.cat(list(instances))[supervised]
+        counts = torch.tensor([len(i) for i in instances])
+        image_index = torch.arange(len(instances)).repeat_interleave(counts)[supervised]
+        boxes2d, depth = objects.gt_boxes.tensor / stride, objects.gt_apparent_depth
+        place = (image_index, len(instances), map_size)
+        if self.target == "object":
+            return paint_object_depth(boxes2d, depth, *place)
+        cameras = Camera(objects.gt_cameras)
+        return paint_surface_depth(boxes2d, objects.gt_boxes3d, cameras, depth, *place, stride)
 
     def loss(self, features: Tensor, painted_depth: Tensor) -> Tensor:
         """Laplacian loss over the cells that some object covers.
@@ -49,8 +85,8 @@ class ObjectDepthHead(nn.Module):
         Args:
             features: (B, C, H, W) of the neck.
             painted_depth: (B, H, W) metres, 0 where no object is
-                (:func:`qiml.modeling.targets.paint_object_depth`). Best on the host: which cells are covered
-                must be known there, and a GPU would be waited for.
+                (:meth:`paint`). Best on the host: which cells are covered must be known there, and a GPU
+                would be waited for.
 
         Returns:
             Scalar; 0 where nothing is painted.

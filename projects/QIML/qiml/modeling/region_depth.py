@@ -1,9 +1,11 @@
-"""Depth of what the regions of 2D boxes show, from the labels alone: at a grid of points of each box."""
+"""Depth of what 2D boxes show, from the labels alone: at a grid of points of each box, or in every cell."""
 
 import torch
 from torch import Tensor
 
-from qiml.modeling.targets import ObjectTargets
+from qiml.modeling.targets import ObjectTargets, cells_in_boxes
+from qiml.structures.boxes3d import Boxes3D
+from qiml.structures.camera import Camera
 
 
 def object_depth_in_boxes(objects: ObjectTargets, size: int) -> Tensor:
@@ -39,26 +41,76 @@ def surface_depth_in_boxes(objects: ObjectTargets, size: int, stride: int) -> Te
         (M, S, S) metres; 0 off the map, and where the ray meets no box.
     """
     points = _grid(objects.boxes2d, size)
-    pixels = (points * stride).flatten(1, 2)
-    # The ray is start + z · direction.
-    start, ahead = (
-        objects.cameras.back_project(pixels, torch.full_like(pixels[..., 0], z)) for z in (0, 1)
-    )
-    met = _where_rays_meet(start, ahead - start, objects, stride)
+    middle = objects.projected_centres[:, None] * stride
+    centres = objects.cameras.back_project(middle, objects.depth[:, None]).squeeze(1)
+    start, direction = _rays(objects.cameras, (points * stride).flatten(1, 2))
+    start, direction = start[:, :, None], direction[:, :, None]
+    met = _where_rays_meet(start, direction, centres, objects.dimensions, objects.yaw)
     met = torch.where(objects.has_3d, met, torch.inf)
     return _nearest(met.unflatten(1, (size, size)), points, objects)
 
 
-def _where_rays_meet(
-    start: Tensor, direction: Tensor, objects: ObjectTargets, stride: int
+def paint_surface_depth(
+    boxes2d: Tensor,
+    boxes3d: Boxes3D,
+    cameras: Camera,
+    depth: Tensor,
+    image_index: Tensor,
+    num_images: int,
+    map_size: tuple[int, int],
+    stride: int,
 ) -> Tensor:
-    """(M, P, M) z at which rays (M, P, 3) enter each 3D box; infinite where they do not."""
-    middle = objects.projected_centres[:, None] * stride
-    centres = objects.cameras.back_project(middle, objects.depth[:, None]).squeeze(1)
-    height, width, length = objects.dimensions.unbind(dim=1)
-    half = torch.stack([length, height, width], dim=1) / 2
-    start = _along_sides(start[:, :, None] - centres, objects.yaw)
-    direction = _along_sides(direction[:, :, None], objects.yaw)
+    """Map of the depth of the 3D boxes' surfaces: of the nearest one that a cell's ray meets.
+
+    As :func:`qiml.modeling.targets.paint_object_depth`, which paints the whole 2D box with the depth of the
+    3D box's centre.
+
+    Args:
+        boxes2d: (M, 4) XYXY in cells: what is seen of each object.
+        boxes3d: M, in the frame of `cameras`.
+        cameras: (M, 3, 4), of each object's input image.
+        depth: (M,) metres, what the input shows the 3D boxes' centres at: their own depth, but for crops that
+            keep metric depth. Surfaces are scaled alike.
+        image_index: (M,) image within the batch.
+        num_images, map_size: of the map.
+        stride: input pixels per cell.
+
+    Returns:
+        (B, H, W) metres; 0 where no ray meets a box.
+    """
+    height, width = map_size
+    index, y, x = cells_in_boxes(boxes2d, map_size).nonzero(as_tuple=True)
+    pixels = (torch.stack([x, y], dim=1) + 0.5) * stride
+    start, direction = _rays(Camera(cameras.projection[index]), pixels[:, None])
+    met = _where_rays_meet(
+        start.squeeze(1),
+        direction.squeeze(1),
+        boxes3d.centres[index],
+        boxes3d.dimensions[index],
+        boxes3d.yaw[index],
+    )
+    met = met * (depth / boxes3d.depth)[index]
+    painted = torch.full((num_images * height * width,), torch.inf, device=met.device)
+    painted.scatter_reduce_(0, (image_index[index] * height + y) * width + x, met, "amin")
+    return painted.nan_to_num(posinf=0.0).view(num_images, height, width)
+
+
+def _rays(cameras: Camera, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Start and direction of the rays through pixels (M, P, 2): start + z · direction is at depth z."""
+    start, ahead = (
+        cameras.back_project(pixels, torch.full_like(pixels[..., 0], z)) for z in (0, 1)
+    )
+    return start, ahead - start
+
+
+def _where_rays_meet(
+    start: Tensor, direction: Tensor, centres: Tensor, dimensions: Tensor, yaw: Tensor
+) -> Tensor:
+    """z at which rays enter 3D boxes, all broadcast; infinite where they do not."""
+    height, width, length = dimensions.unbind(dim=-1)
+    half = torch.stack([length, height, width], dim=-1) / 2
+    start = _along_sides(start - centres, yaw)
+    direction = _along_sides(direction, yaw)
     direction = torch.where(direction.abs() < 1e-9, 1e-9, direction)
     one, other = (-half - start) / direction, (half - start) / direction
     enter = torch.minimum(one, other).amax(dim=-1)
@@ -67,7 +119,7 @@ def _where_rays_meet(
 
 
 def _along_sides(vectors: Tensor, yaw: Tensor) -> Tensor:
-    """Vectors (..., M or 1, 3) of the camera frame along the length, height and width of M boxes."""
+    """Vectors (..., 3) of the camera frame along the length, height and width of boxes."""
     x, y, z = vectors.unbind(dim=-1)
     sine, cosine = yaw.sin(), yaw.cos()
     along, across = cosine * x - sine * z, sine * x + cosine * z

@@ -223,12 +223,18 @@ def paint_object_depth(
         (B, H, W) metres; 0 where no object is.
     """
     height, width = map_size
-    x = torch.arange(width, device=depth.device) + 0.5
-    y = torch.arange(height, device=depth.device) + 0.5
-    in_x = (x >= boxes2d[:, 0:1]) & (x < boxes2d[:, 2:3])
-    in_y = (y >= boxes2d[:, 1:2]) & (y < boxes2d[:, 3:4])
-    inside = (in_y[:, :, None] & in_x[:, None, :]).flatten(1)
+    inside = cells_in_boxes(boxes2d, map_size).flatten(1)
     painted = torch.full((num_images, height * width), torch.inf, device=depth.device)
     layers = torch.where(inside, depth[:, None].to(painted.dtype), torch.inf)
     painted.scatter_reduce_(0, image_index[:, None].expand_as(layers), layers, "amin")
     return painted.nan_to_num(posinf=0.0).view(num_images, height, width)
+
+
+def cells_in_boxes(boxes2d: Tensor, map_size: tuple[int, int]) -> Tensor:
+    """(M, H, W) bool: whether the middle of a cell lies in boxes (M, 4) XYXY in cells."""
+    height, width = map_size
+    x = torch.arange(width, device=boxes2d.device) + 0.5
+    y = torch.arange(height, device=boxes2d.device) + 0.5
+    in_x = (x >= boxes2d[:, 0:1]) & (x < boxes2d[:, 2:3])
+    in_y = (y >= boxes2d[:, 1:2]) & (y < boxes2d[:, 3:4])
+    return in_y[:, :, None] & in_x[:, None, :]
