@@ -1,5 +1,7 @@
 """The tables of a study."""
 
+from dataclasses import replace
+
 import pytest
 
 from qiml.studies.page import NOT_SIGNIFICANT, render_study, replace_section
@@ -56,6 +58,14 @@ def test_a_section_replaces_its_predecessor_alone():
     assert "first" not in page and "second \\1" in page
     assert page.startswith("# Results\n\nProse.\n") and page.endswith("More prose.\n")
     assert page.count("<!-- study mine -->") == 1
+
+
+def test_a_new_section_follows_the_last_one():
+    page = replace_section("# Results\n", STUDY, "first\n") + "\nProse.\n"
+    page = replace_section(page, replace(STUDY, name="other"), "second\n")
+    page = replace_section(page, STUDY, "third\n")
+    ends = [page.index(text) for text in ("third", "mine -->\n\n<!--", "second", "\n\nProse.\n")]
+    assert ends == sorted(ends) and "first" not in page
 
 
 def test_picture(results, tmp_path):

@@ -78,12 +78,16 @@ def render_study(study: Study, results: Results, command: str) -> str:
 
 
 def replace_section(page: str, study: Study, section: str) -> str:
-    """Put a section between its markers, or at the end of a page that has none yet."""
+    """Put a section between its markers; a new one after the last section, else at the end of the page."""
     begin, end = f"<!-- study {study.name} -->", f"<!-- end of {study.name} -->"
     block = f"{begin}\n{section}{end}"
     if begin in page:
         return re.sub(f"{re.escape(begin)}.*?{re.escape(end)}", lambda _: block, page, flags=re.S)
-    return f"{page.rstrip()}\n\n{block}\n"
+    before, last, after = page.rpartition("<!-- end of ")
+    if not last:
+        return f"{page.rstrip()}\n\n{block}\n"
+    name, after = after.split("-->", 1)
+    return f"{before}{last}{name}-->\n\n{block}{after}"
 
 
 def _circumstances(study: Study, results: Results, command: str) -> str:
