@@ -24,8 +24,8 @@ def instead(name, *overrides):
     [
         ("two_sided", "MonoDLEHead", "depth", "log"),
         ("two_sided", "MonoConHead", "depth", "log"),
-        ("two_sided", "GUPNetHead", "depth", "log"),
-        ("two_sided", "DIDM3DHead", "depth", "log"),
+        ("two_sided", "GUPNetHead", "neck", "log"),
+        ("two_sided", "DIDM3DHead", "neck", "log"),
         ("official", "MonoDLEHead", "neck", "metric"),
         ("official", "MonoConHead", "neck", "metric"),
     ],

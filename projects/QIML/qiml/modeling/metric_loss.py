@@ -41,12 +41,16 @@ def choose_depth_space(cfg) -> str:
 
 
 def choose_descriptor(cfg, head: nn.Module) -> str:
-    """MODEL.QUASI_ISOMETRIC.DESCRIPTOR, "auto" resolved: "depth", "neck" or "roi"."""
+    """MODEL.QUASI_ISOMETRIC.DESCRIPTOR, "auto" resolved: "depth", "neck" or "roi".
+
+    "auto" takes the depth branch where that is read from the map. With a second stage it cost GUPNet and
+    DEVIANT AP in every seed (docs/results.md).
+    """
     qi = cfg.MODEL.QUASI_ISOMETRIC
     if qi.DESCRIPTOR != "auto":
         return qi.DESCRIPTOR
-    as_released = qi.FORM == "official" or not has_descriptors(head, "depth")
-    return "neck" if as_released else "depth"
+    from_map = has_descriptors(head, "depth") and not has_descriptors(head, "roi")
+    return "depth" if from_map and qi.FORM != "official" else "neck"
 
 
 def has_descriptors(head: nn.Module, kind: str) -> bool:
