@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from qiml.modeling.targets import ObjectTargets, cells_in_boxes
+from qiml.modeling.targets import ObjectTargets, cells_in_boxes, paint_nearest
 from qiml.structures.boxes3d import Boxes3D
 from qiml.structures.camera import Camera
 
@@ -78,7 +78,6 @@ def paint_surface_depth(
     Returns:
         (B, H, W) metres; 0 where no ray meets a box.
     """
-    height, width = map_size
     index, y, x = cells_in_boxes(boxes2d, map_size).nonzero(as_tuple=True)
     pixels = (torch.stack([x, y], dim=1) + 0.5) * stride
     start, direction = _rays(Camera(cameras.projection[index]), pixels[:, None])
@@ -90,9 +89,7 @@ def paint_surface_depth(
         boxes3d.yaw[index],
     )
     met = met * (depth / boxes3d.depth)[index]
-    painted = torch.full((num_images * height * width,), torch.inf, device=met.device)
-    painted.scatter_reduce_(0, (image_index[index] * height + y) * width + x, met, "amin")
-    return painted.nan_to_num(posinf=0.0).view(num_images, height, width)
+    return paint_nearest(met, image_index[index], y, x, num_images, map_size)
 
 
 def _rays(cameras: Camera, pixels: Tensor) -> tuple[Tensor, Tensor]:

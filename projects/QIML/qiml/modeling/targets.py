@@ -222,11 +222,31 @@ def paint_object_depth(
     Returns:
         (B, H, W) metres; 0 where no object is.
     """
+    index, y, x = cells_in_boxes(boxes2d, map_size).nonzero(as_tuple=True)
+    return paint_nearest(depth[index], image_index[index], y, x, num_images, map_size)
+
+
+def paint_nearest(
+    depth: Tensor,
+    image_index: Tensor,
+    y: Tensor,
+    x: Tensor,
+    num_images: int,
+    map_size: tuple[int, int],
+) -> Tensor:
+    """Map of the nearest of N depths, infinite where there is nothing, at their cells.
+
+    Args:
+        depth: (N,) metres.
+        image_index, y, x: (N,) int64, image within the batch and cell.
+
+    Returns:
+        (B, H, W) metres; 0 where there is nothing.
+    """
     height, width = map_size
-    inside = cells_in_boxes(boxes2d, map_size).flatten(1)
-    painted = torch.full((num_images, height * width), torch.inf, device=depth.device)
-    layers = torch.where(inside, depth[:, None].to(painted.dtype), torch.inf)
-    painted.scatter_reduce_(0, image_index[:, None].expand_as(layers), layers, "amin")
+    painted = torch.full((num_images * height * width,), torch.inf, device=depth.device)
+    cells = (image_index * height + y) * width + x
+    painted.scatter_reduce_(0, cells, depth.to(painted.dtype), "amin")
     return painted.nan_to_num(posinf=0.0).view(num_images, height, width)
 
 
