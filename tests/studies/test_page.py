@@ -23,7 +23,7 @@ def results():
             cell = Cell("mine", "g", variant, seed, "c.yaml", (), DATA, 0, "x")
             values = {"ap3d_0.3": 30.0 + seed + shift, "ap3d_0.5": 10.0, "ap3d_0.7": 1.0}
             found[cell] = {
-                "measures": {**values, "depth_mae": 2.0},
+                "measures": {**values, "depth_mae": 2.0, "recall_2d": 60.0 + shift},
                 "seconds": 60.0, "machine": "m", "threads": 1,
             }  # fmt: skip
     return found
@@ -39,6 +39,12 @@ def test_tables_say_mean_spread_and_paired_differences(results):
     assert "**+5.00 [+4.90, +5.10], 3 of 3**" in good
     assert NOT_SIGNIFICANT in idle and "2 of 3" in idle
     assert "9 of 9 runs" in text and "`the command`" in text and "1.0 minutes a run" in text
+
+
+def test_a_depth_error_stands_beside_how_many_were_found(results):
+    header, _, baseline = render_study(STUDY, results, "c").split("| | ")[1].splitlines()[:3]
+    assert header.endswith("depth error, m | found, % | seeds |")
+    assert baseline.endswith("| 2.000 ± 0.000 | 60.0 ± 0.0 | 3 |")
 
 
 def test_an_unfinished_study_shows_what_there_is(results):

@@ -14,6 +14,7 @@ _SETTINGS = (
     ("head", "MODEL.BOX3D_HEAD.NAME"),
     ("backbone", "MODEL.BACKBONE.TIMM_NAME"),
     ("quasi-isometric loss", "MODEL.QUASI_ISOMETRIC.ENABLED"),
+    ("other metric loss", "MODEL.CONTRASTIVE.NAME"),
     ("object-depth head", "MODEL.OBJECT_DEPTH.ENABLED"),
     ("input", "INPUT.SIZE"),
     ("iterations", "SOLVER.MAX_ITER"),
@@ -220,4 +221,4 @@ def _setting_text(value: object) -> str:
     if isinstance(value, list):
         numbers = all(isinstance(item, int) for item in value)
         return (" × " if numbers else ", ").join(map(str, value))
-    return "–" if value is None else str(value)
+    return "–" if value in (None, "") else str(value)
