@@ -6,12 +6,14 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+import yaml
 
 from qiml.data.kitti_format import KITTIObjects, read_objects, write_objects
 from qiml.visualization import report
 from qiml.visualization.report import main, write_report
 from qiml.visualization.report_frames import EXCUSED, FALSE_POSITIVE
-from qiml.visualization.report_run import read_run
+from qiml.visualization.report_run import read_run, read_runs
+from qiml.visualization.report_tables import settings_table
 
 
 class Page(HTMLParser):
@@ -182,6 +184,16 @@ def test_runs_are_compared(make_run, tmp_path):
     change = f"{means[1] - means[0]:+.2f}".replace("-", "−")
     assert f'<td class="best">{means[1]:.2f} <small class="better">{change}</small></td>' in text
     assert f"<td>{means[0]:.2f}</td>" in text
+
+
+def test_settings_name_another_metric_loss(make_run):
+    without, with_one = make_run("without"), make_run("with_one")
+    for run, name in ((without, ""), (with_one, "triplet")):
+        config = yaml.safe_load((run / "config.yaml").read_text())
+        config["MODEL"] = {"CONTRASTIVE": {"NAME": name}}
+        (run / "config.yaml").write_text(yaml.safe_dump(config))
+    rows = settings_table(read_runs([without, with_one])).rows
+    assert ["other metric loss", "–", "triplet"] in [[cell.text for cell in row] for row in rows]
 
 
 def test_runs_of_one_name_are_told_apart(make_run):
