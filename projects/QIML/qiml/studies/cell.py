@@ -21,10 +21,11 @@ from qiml.engine.trained import load_trained_model
 from qiml.errors import ConfigError, QIMLError
 from qiml.evaluation.depth_error import depth_errors
 from qiml.evaluation.kitti_evaluation import evaluate_tables
+from qiml.evaluation.kitti_evaluator import file_name_of
 from qiml.evaluation.kitti_rules import VISIBLE, Difficulty, Overlaps
 from qiml.evaluation.kitti_table import read_table
 from qiml.evaluation.manifold import measure
-from qiml.io import atomic_write_text, visible_files
+from qiml.io import atomic_write_text
 from qiml.studies.study import PROJECT_ROOT, Cell, SyntheticData
 from qiml.visualization.report_run import read_metrics
 
@@ -184,7 +185,7 @@ def _detection_measures(cfg) -> dict[str, float]:
     (dataset,) = cfg.DATASETS.TEST
     register_datasets([dataset])
     label_dir = Path(MetadataCatalog.get(dataset).label_dir)
-    (results,) = visible_files(Path(cfg.OUTPUT_DIR) / "kitti_results")
+    results = Path(cfg.OUTPUT_DIR) / "kitti_results" / file_name_of(dataset)
     ids = [str(frame["image_id"]) for frame in DatasetCatalog.get(dataset)]
     gt = read_table([label_dir / f"{i}.txt" for i in ids], scored=False)
     dt = read_table([results / "data" / f"{i}.txt" for i in ids], scored=True)
