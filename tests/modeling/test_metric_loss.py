@@ -23,7 +23,7 @@ def instead(name, *overrides):
     ("form", "head", "place", "space"),
     [
         ("two_sided", "MonoDLEHead", "depth", "log"),
-        ("two_sided", "MonoConHead", "depth", "log"),
+        ("two_sided", "MonoConHead", "neck", "log"),
         ("two_sided", "GUPNetHead", "neck", "log"),
         ("two_sided", "DIDM3DHead", "neck", "log"),
         ("official", "MonoDLEHead", "neck", "metric"),

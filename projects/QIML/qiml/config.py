@@ -160,7 +160,7 @@ def _add_model(cfg: CN) -> None:
     # An object's descriptor. "depth": the hidden layer of the depth branch, where that is read; with a second
     # stage (GUPNet, DID-M3D) its mean over the region. Or a mean of neck features: "neck", in a window around
     # the projected centre, as released; "roi", in the 2D box, as a second stage pools them. "auto": "neck",
-    # but "depth" with "two_sided" and a head without a second stage.
+    # but "depth" with "two_sided" and MonoDLE.
     cfg.MODEL.QUASI_ISOMETRIC.DESCRIPTOR = "auto"
     # Side of that window, in cells.
     cfg.MODEL.QUASI_ISOMETRIC.DESCRIPTOR_SIZE = 5

@@ -43,14 +43,12 @@ def choose_depth_space(cfg) -> str:
 def choose_descriptor(cfg, head: nn.Module) -> str:
     """MODEL.QUASI_ISOMETRIC.DESCRIPTOR, "auto" resolved: "depth", "neck" or "roi".
 
-    "auto" takes the depth branch where that is read from the map. With a second stage it cost GUPNet and
-    DEVIANT AP in every seed (docs/results.md).
+    "auto" is "neck", as in the paper, but the head's own ``auto_descriptor`` with the two-sided form.
     """
     qi = cfg.MODEL.QUASI_ISOMETRIC
     if qi.DESCRIPTOR != "auto":
         return qi.DESCRIPTOR
-    from_map = has_descriptors(head, "depth") and not has_descriptors(head, "roi")
-    return "depth" if from_map and qi.FORM != "official" else "neck"
+    return "neck" if qi.FORM == "official" else getattr(head, "auto_descriptor", "neck")
 
 
 def has_descriptors(head: nn.Module, kind: str) -> bool:

@@ -22,6 +22,7 @@ and, where it has one,
   each object's 2D box, averaged, for MODEL.QUASI_ISOMETRIC.DESCRIPTOR "roi",
 - ``depth_descriptors(predictions, targets: ObjectTargets) -> (M, C)``: the hidden layer that its depth is
   read from, for "depth",
+- ``auto_descriptor``: which of them "auto" stands for, where it won over "neck" on fresh seeds,
 - ``task_graph``: {name of a loss: names of those it builds on}, for SOLVER.TASK_LEARNING,
 - ``auxiliary``, a submodule of what only training needs: see :func:`head_for_inference`.
 """
