@@ -21,7 +21,9 @@ def add_qiml_config(cfg: CN) -> None:
     # Of the weights, and of the order and augmentation of the data: a run is a function of config and seed.
     cfg.SEED = 444
     _add_input(cfg)
-    _add_model(cfg)
+    _add_network(cfg)
+    _add_box3d_head(cfg)
+    _add_auxiliary_losses(cfg)
     _add_solver(cfg)
     _add_test(cfg)
 
@@ -72,7 +74,7 @@ def _add_input(cfg: CN) -> None:
     cfg.INPUT.FILTER.CLASSES = ()
 
 
-def _add_model(cfg: CN) -> None:
+def _add_network(cfg: CN) -> None:
     cfg.MODEL.META_ARCHITECTURE = "MonocularDetector3D"
     # Of RGB images in [0, 255]: ImageNet's.
     cfg.MODEL.PIXEL_MEAN = [123.675, 116.28, 103.53]
@@ -101,6 +103,8 @@ def _add_model(cfg: CN) -> None:
     # "nearest": without weights, several times faster on a CPU.
     cfg.MODEL.NECK.UPSAMPLE = "learned"
 
+
+def _add_box3d_head(cfg: CN) -> None:
     cfg.MODEL.BOX3D_HEAD = CN()
     # A name in BOX3D_HEAD_REGISTRY.
     cfg.MODEL.BOX3D_HEAD.NAME = "MonoDLEHead"
@@ -127,6 +131,8 @@ def _add_model(cfg: CN) -> None:
     # (docs/datasets.md).
     cfg.MODEL.BOX3D_HEAD.VISUAL_DEPTH = "box"
 
+
+def _add_auxiliary_losses(cfg: CN) -> None:
     # The auxiliary object-wise depth-map head; gone at inference.
     cfg.MODEL.OBJECT_DEPTH = CN()
     cfg.MODEL.OBJECT_DEPTH.ENABLED = False
