@@ -305,7 +305,8 @@ def test_object_depth_of_an_object_whose_centre_is_off_the_map(make_detector, ma
     assert model.object_depth_head.paint([objects], 4, (16, 24)).any()
 
 
-def test_bfloat16_on_the_cpu(make_detector, make_batch, tiny_config):
+def test_bfloat16_on_the_cpu(make_detector, make_batch, tiny_config, monkeypatch):
+    monkeypatch.setattr("qiml.modeling.precision.computes_in", lambda *_: True)
     amp = ["SOLVER.AMP.ENABLED", True, "SOLVER.AMP.DTYPE", "bfloat16"]
     batch = make_batch("INPUT.AUGMENTATION.CROP", 0.0)
     models = [make_detector(*amp).train(), make_detector().train()]

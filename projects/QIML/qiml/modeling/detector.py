@@ -19,6 +19,7 @@ from qiml.modeling.metric_loss import (
 )
 from qiml.modeling.neck import DLAUp
 from qiml.modeling.object_depth import ObjectDepthHead
+from qiml.modeling.precision import configured_dtype, mixed_precision
 from qiml.modeling.sampling import pooled_descriptors
 from qiml.modeling.targets import ObjectTargets, flatten_objects
 from qiml.structures.camera import Camera
@@ -95,9 +96,7 @@ class MonocularDetector3D(nn.Module):
             "across_images": qi.ACROSS_IMAGES,
             "pixel_mean": model.PIXEL_MEAN,
             "pixel_std": model.PIXEL_STD,
-            "autocast_dtype": getattr(torch, cfg.SOLVER.AMP.DTYPE)
-            if cfg.SOLVER.AMP.ENABLED
-            else None,
+            "autocast_dtype": configured_dtype(cfg),
         }
 
     @property
@@ -106,8 +105,7 @@ class MonocularDetector3D(nn.Module):
 
     def mixed_precision(self) -> torch.autocast:
         """The context that the network and the losses run in."""
-        enabled = self.autocast_dtype is not None
-        return torch.autocast(self.device.type, self.autocast_dtype, enabled=enabled)
+        return mixed_precision(self.device, self.autocast_dtype)
 
     def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
         """Losses in training, detections otherwise.

@@ -26,6 +26,7 @@ from qiml.evaluation.kitti_rules import VISIBLE, Difficulty, Overlaps
 from qiml.evaluation.kitti_table import read_table
 from qiml.evaluation.manifold import measure
 from qiml.io import atomic_write_text
+from qiml.modeling.precision import computes_in, configured_dtype
 from qiml.studies.study import PROJECT_ROOT, Cell, SyntheticData
 from qiml.visualization.report_run import read_metrics
 
@@ -61,7 +62,8 @@ def run_cell(cell: Cell, output_root: str, threads: int = 1) -> dict:
     start = time.monotonic()
     _train(cell, folder, threads)
     torch.set_num_threads(threads)
-    measures = measure_run(cell, folder)
+    cfg = load_config(str(PROJECT_ROOT / cell.config), _overrides(cell, folder))
+    measures = measure_run(cfg)
     return {
         "study": cell.study,
         "group": cell.group,
@@ -71,7 +73,7 @@ def run_cell(cell: Cell, output_root: str, threads: int = 1) -> dict:
         "measures": measures,
         "seconds": round(time.monotonic() - start, 1),
         "threads": threads,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "machine": describe_machine(cfg),
         "torch": torch.__version__,
     }
 
@@ -164,8 +166,25 @@ def _train(cell: Cell, folder: Path, threads: int) -> None:
         )
 
 
-def measure_run(cell: Cell, folder: Path) -> dict[str, float | None]:
+def describe_machine(cfg) -> str:
+    """What a run's rounding and minutes depend on, such as "x86_64 AVX2, 2 cores, float32"."""
+    device, dtype = torch.device(cfg.MODEL.DEVICE), configured_dtype(cfg)
+    half = dtype is not None and computes_in(device.type, dtype)
+    parts = [
+        f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+        f"{os.cpu_count()} cores",
+        str(dtype if half else torch.float32).removeprefix("torch."),
+    ]
+    if device.type == "cuda":
+        parts.insert(0, torch.cuda.get_device_name(device))
+    return ", ".join(parts)
+
+
+def measure_run(cfg) -> dict[str, float | None]:
     """What the tables show of a finished run.
+
+    Args:
+        cfg: of the run, with its OUTPUT_DIR.
 
     Returns:
         Name → number: `ap3d_0.3` and so on (AP40 in per cent of cars at the level "visible"),
@@ -173,8 +192,8 @@ def measure_run(cell: Cell, folder: Path) -> dict[str, float | None]:
         (`neck_inside`), the numbers of :func:`qiml.evaluation.manifold.measure`; None where there was
         nothing to measure.
     """
-    cfg = load_config(str(PROJECT_ROOT / cell.config), _overrides(cell, folder))
-    measures = {**_detection_measures(cfg), **_cost_measures(folder), **_manifold_measures(cfg)}
+    costs = _cost_measures(Path(cfg.OUTPUT_DIR))
+    measures = {**_detection_measures(cfg), **costs, **_manifold_measures(cfg)}
     return {
         name: None if value is None or math.isnan(value) else round(value, 6)
         for name, value in measures.items()
