@@ -19,6 +19,7 @@ from qiml.benchmark.records import Record
 from qiml.benchmark.scale import Scale, draw_frames, read_frames
 from qiml.benchmark.timing import Timer, cpu_seconds
 from qiml.engine.memory import keep_freed_memory
+from qiml.modeling.precision import computes_in
 
 LIBRARIES = ("torch", "torchvision", "timm", "opencv-python-headless", "numpy")
 
@@ -112,6 +113,8 @@ def machine() -> dict[str, str]:
     }
     if torch.cuda.is_available():
         found["GPU"] = torch.cuda.get_device_name()
+    if not computes_in("cuda" if torch.cuda.is_available() else "cpu", torch.bfloat16):
+        found["bfloat16"] = "slow here, float32 in its place"
     return found | {library: version(library) for library in LIBRARIES}
 
 
