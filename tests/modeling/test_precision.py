@@ -16,6 +16,7 @@ def asked_anew():
     computes_in.cache_clear()
 
 
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="no oneDNN: all is a loop")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_only_where_pytorch_has_more_than_a_loop_for_it(dtype):
     """By what this machine runs when asked for a convolution."""

@@ -218,7 +218,7 @@ def _add_solver(cfg: CN) -> None:
     cfg.SOLVER.CYCLIC.PEAK = 10.0
     cfg.SOLVER.CYCLIC.FINAL = 1e-4
     cfg.SOLVER.CYCLIC.MOMENTUM = 0.85
-    # Mixed precision: "bfloat16" (CPU and GPU) or "float16" (GPU only). A device that would be slow in it
+    # Mixed precision: "bfloat16" (CPU and GPU) or "float16" (GPU only). A device that is slow in it
     # computes in float32: CPUs without AVX-512 or its like, GPUs before Ampere in bfloat16.
     cfg.SOLVER.AMP.DTYPE = "bfloat16"
     # How many of the checkpoints written every SOLVER.CHECKPOINT_PERIOD iterations stay; 0: all.
