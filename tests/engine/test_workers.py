@@ -13,6 +13,8 @@ from qiml.data.loader import build_train_loader
 from qiml.engine.train_step import average_running_statistics, distribute
 from qiml.engine.trainer import Trainer
 
+HEADS = ("MonoDLEHead", "GUPNetHead", "DIDM3DHead", "MonoConHead")
+
 
 def first_step(cfg):
     """Losses and gradients of the first batch, in float64; batch normalisation by running statistics.
@@ -49,40 +51,45 @@ def _losses_and_gradients(cfg, batch):
     return {name: value.item() for name, value in values.items()}, gradients
 
 
-def _worker(rank, config):
+def _worker(rank, configs):
     torch.set_num_threads(1)
-    return first_step(load_config_text(config))
+    return [first_step(load_config_text(config)) for config in configs]
 
 
-@pytest.mark.parametrize(
-    "head", ["MonoDLEHead", "GUPNetHead", "DIDM3DHead", "MonoConHead", "DEVIANT"]
-)
 @pytest.mark.parametrize(
     "size, empty", [(2, 0), (3, 3)], ids=["even", "uneven, some without objects"]
 )
 def test_workers_give_the_losses_and_gradients_of_one(
-    kitti_folder, tiny_config, tiny_steerable, spawn_workers, head, size, empty
+    kitti_folder, tiny_config, tiny_steerable, spawn_workers, size, empty
 ):
     """Four of five frames; cropped ones have no 3D supervision, so that the workers' objects differ.
 
-    With three empty frames, at least one of three workers has none.
+    With three empty frames, at least one of three workers has none. The workers start once for all detectors,
+    which takes longer than all they do.
     """
     root = kitti_folder(frames=5)
     for index in range(empty):
         (root / "training" / "label_2" / f"{index:06d}.txt").write_text("")
-    cfg = tiny_config(
-        *("DATASETS.TRAIN", f"('kitti_format:{root}:train',)", "SOLVER.IMS_PER_BATCH", 4),
-        *(tiny_steerable if head == "DEVIANT" else ("MODEL.BOX3D_HEAD.NAME", head)),
-        *("INPUT.FILTER.MIN_HEIGHT", 1.0),
-    )
-    losses, gradients = first_step(cfg)
-    (shared, shared_gradients), *_ = spawn_workers(_worker, size, cfg.dump())
-    assert losses.keys() == shared.keys() and all(value != 0 for value in losses.values())
+    common = ("DATASETS.TRAIN", f"('kitti_format:{root}:train',)", "SOLVER.IMS_PER_BATCH", 4)
+    detectors = {head: ("MODEL.BOX3D_HEAD.NAME", head) for head in HEADS}
+    detectors["DEVIANT"] = tiny_steerable
+    configs = {
+        name: tiny_config(*common, *detector, "INPUT.FILTER.MIN_HEIGHT", 1.0)
+        for name, detector in detectors.items()
+    }
+    together, *_ = spawn_workers(_worker, size, [cfg.dump() for cfg in configs.values()])
+    for (name, cfg), shared in zip(configs.items(), together, strict=True):
+        _compare(name, first_step(cfg), shared)
+
+
+def _compare(what, alone, together):
+    (losses, gradients), (shared, shared_gradients) = alone, together
+    assert losses.keys() == shared.keys() and all(value != 0 for value in losses.values()), what
     for name, value in losses.items():
-        assert shared[name] == pytest.approx(value, rel=1e-6), name
+        assert shared[name] == pytest.approx(value, rel=1e-6), (what, name)
     for name, gradient in gradients.items():
         scale = max(np.abs(gradient).max(), 1e-12)
-        assert np.abs(shared_gradients[name] - gradient).max() < 1e-6 * scale, name
+        assert np.abs(shared_gradients[name] - gradient).max() < 1e-6 * scale, (what, name)
 
 
 def _average(rank):
