@@ -152,7 +152,7 @@ def check_gradients(model, golden, targets, raw, monkeypatch, rename, official_n
     for name, gradient in {**gradients, "feat_up": features.grad}.items():
         norm, total, largest = golden.arrays[f"grad/{name}"]
         assert gradient.norm().item() == pytest.approx(norm, rel=1e-4), name
-        rounding = 1e-5 * gradient.abs().sum().item()  # processors differ by it
+        rounding = 5e-6 * gradient.abs().sum().item()  # processors differ by it
         assert gradient.sum().item() == pytest.approx(total, abs=rounding), name
         assert gradient.abs().max().item() == pytest.approx(largest, rel=1e-4), name
     check_parameter_gradients(model, golden, rename)
