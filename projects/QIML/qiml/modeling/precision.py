@@ -20,8 +20,20 @@ def mixed_precision(device: torch.device, dtype: torch.dtype | None) -> torch.au
         device: that the network is on.
         dtype: of the reduced precision; None for float32 throughout.
     """
-    enabled = dtype is not None and computes_in(device.type, dtype)
+    enabled = convolution_dtype(device, dtype) != torch.float32
     return torch.autocast(device.type, dtype, enabled=enabled)
+
+
+def convolution_dtype(device: torch.device, dtype: torch.dtype | None) -> torch.dtype:
+    """What convolutions are computed in inside :func:`mixed_precision` of the same arguments."""
+    if dtype is None or not computes_in(device.type, dtype):
+        return torch.float32
+    return dtype
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """As in SOLVER.AMP.DTYPE, such as "bfloat16"."""
+    return str(dtype).removeprefix("torch.")
 
 
 @functools.cache
@@ -42,11 +54,10 @@ def computes_in(device_type: str, dtype: torch.dtype) -> bool:
     else:
         fast = True
     if not fast:
-        name = str(dtype).removeprefix("torch.")
-        hint = "; a GPU may be faster with SOLVER.AMP.DTYPE float16" * (device_type == "cuda")
-        logger.warning(
-            "This %s is slow in %s: computing in float32%s", device_type.upper(), name, hint
-        )
+        message = f"This {device_type.upper()} is slow in {dtype_name(dtype)}: computing in float32"
+        if device_type == "cuda":
+            message += "; it may be faster with SOLVER.AMP.DTYPE float16"
+        logger.warning(message)
     return fast
 
 

@@ -26,7 +26,7 @@ from qiml.evaluation.kitti_rules import VISIBLE, Difficulty, Overlaps
 from qiml.evaluation.kitti_table import read_table
 from qiml.evaluation.manifold import measure
 from qiml.io import atomic_write_text
-from qiml.modeling.precision import computes_in, configured_dtype
+from qiml.modeling.precision import configured_dtype, convolution_dtype, dtype_name
 from qiml.studies.study import PROJECT_ROOT, Cell, SyntheticData
 from qiml.visualization.report_run import read_metrics
 
@@ -168,12 +168,11 @@ def _train(cell: Cell, folder: Path, threads: int) -> None:
 
 def describe_machine(cfg) -> str:
     """What a run's rounding and minutes depend on, such as "x86_64 AVX2, 2 cores, float32"."""
-    device, dtype = torch.device(cfg.MODEL.DEVICE), configured_dtype(cfg)
-    half = dtype is not None and computes_in(device.type, dtype)
+    device = torch.device(cfg.MODEL.DEVICE)
     parts = [
         f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
         f"{os.cpu_count()} cores",
-        str(dtype if half else torch.float32).removeprefix("torch."),
+        dtype_name(convolution_dtype(device, configured_dtype(cfg))),
     ]
     if device.type == "cuda":
         parts.insert(0, torch.cuda.get_device_name(device))
@@ -192,8 +191,7 @@ def measure_run(cfg) -> dict[str, float | None]:
         (`neck_inside`), the numbers of :func:`qiml.evaluation.manifold.measure`; None where there was
         nothing to measure.
     """
-    costs = _cost_measures(Path(cfg.OUTPUT_DIR))
-    measures = {**_detection_measures(cfg), **costs, **_manifold_measures(cfg)}
+    measures = {**_detection_measures(cfg), **_cost_measures(cfg), **_manifold_measures(cfg)}
     return {
         name: None if value is None or math.isnan(value) else round(value, 6)
         for name, value in measures.items()
@@ -229,9 +227,9 @@ def _visible(min_height: float) -> Difficulty:
     return Difficulty("visible", min_height, VISIBLE.max_occlusion, VISIBLE.max_truncation)
 
 
-def _cost_measures(folder: Path) -> dict[str, float]:
+def _cost_measures(cfg) -> dict[str, float]:
     """Of what was logged; the median time of a step, since other work may have disturbed some."""
-    curves = read_metrics(folder / "metrics.json")
+    curves = read_metrics(Path(cfg.OUTPUT_DIR) / "metrics.json")
     times = sorted(curves["time"][1])
     return {"step_seconds": times[len(times) // 2], "total_loss": curves["total_loss"][1][-1]}
 
