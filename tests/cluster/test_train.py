@@ -17,6 +17,8 @@ import psutil
 import pytest
 import torch
 
+from qiml.engine.ray_train import RAYS_LIST
+
 ROOT = Path(__file__).parents[2]
 ITERATIONS, PERIOD = 200, 20
 CHANGES = (
@@ -137,11 +139,16 @@ def wait_for(condition, job, what):
 
 def last_saved(run):
     """Iterations of the newest checkpoint that Ray would go on from."""
-    snapshot = run / "checkpoint_manager_snapshot.json"
+    snapshot = run / RAYS_LIST
     if not snapshot.exists():
         return 0
-    results = json.loads(snapshot.read_text())["checkpoint_results"]
-    return max((result["metrics"]["iteration"] for result in results), default=0)
+    for _ in range(100):
+        # Ray writes it in place: for a moment it is empty.
+        with contextlib.suppress(json.JSONDecodeError):
+            results = json.loads(snapshot.read_text())["checkpoint_results"]
+            return max((result["metrics"]["iteration"] for result in results), default=0)
+        time.sleep(0.05)
+    raise AssertionError(f"{snapshot} is no JSON")
 
 
 def workers_of(raylet):

@@ -1,3 +1,4 @@
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -6,6 +7,7 @@ import torch
 from detectron2.utils import comm
 
 from qiml.engine.ray_worker import finished_files, make_local_process_group, restore_checkpoint
+from qiml.engine.storage import RunStorage
 from qiml.errors import CheckpointError
 
 
@@ -20,21 +22,32 @@ def test_machines_may_have_different_numbers_of_workers(spawn_workers):
 
 
 @pytest.fixture
-def reported(tmp_path, monkeypatch):
-    """Three checkpoints that Ray keeps, oldest first."""
+def storage(tmp_path):
+    return RunStorage.open(str(tmp_path), "run")
+
+
+@pytest.fixture
+def stored(storage):
+    """Three checkpoints in the run's folder, oldest first."""
     folders = []
     for iteration in (9, 19, 29):
-        folder = tmp_path / f"checkpoint_{iteration}"
-        folder.mkdir()
+        folder = Path(storage.path(f"checkpoint_2026-01-01_00-00-{iteration:02d}"))
+        folder.mkdir(parents=True)
         name = f"model_{iteration:07d}.pth"
         torch.save({"iteration": iteration, "model": torch.zeros(1000)}, folder / name)
         (folder / "last_checkpoint").write_text(name)
         folders.append(folder)
-    checkpoints = [ray.train.Checkpoint.from_directory(str(folder)) for folder in folders]
+    return folders
+
+
+@pytest.fixture
+def reported(stored, monkeypatch):
+    """The same, known to Ray."""
+    checkpoints = [ray.train.Checkpoint.from_directory(str(folder)) for folder in stored]
     monkeypatch.setattr(ray.train, "get_checkpoint", lambda: checkpoints[-1])
     results = [SimpleNamespace(checkpoint=checkpoint) for checkpoint in (*checkpoints, None)]
     monkeypatch.setattr(ray.train, "get_all_reported_checkpoints", lambda: results)
-    return folders
+    return stored
 
 
 def damage(folder):
@@ -44,31 +57,42 @@ def damage(folder):
     file.write_bytes(content)
 
 
-def test_restores_the_latest_checkpoint(reported, tmp_path):
+def test_restores_the_latest_checkpoint(reported, storage, tmp_path):
     output = tmp_path / "output"
-    restore_checkpoint(output)
+    restore_checkpoint(output, storage)
     assert (output / "last_checkpoint").read_text() == "model_0000029.pth"
 
 
-def test_restores_the_one_before_a_damaged_one(reported, tmp_path, caplog):
+def test_restores_the_one_before_a_damaged_one(reported, storage, tmp_path, caplog):
     output = tmp_path / "output"
     damage(reported[2])
-    restore_checkpoint(output)
+    restore_checkpoint(output, storage)
     assert (output / "last_checkpoint").read_text() == "model_0000019.pth"
     assert f"{reported[2]} is damaged" in caplog.text
 
 
-def test_does_not_start_over_in_silence(reported, tmp_path):
+def test_does_not_start_over_in_silence(reported, storage, tmp_path):
     for folder in reported:
         damage(folder)
     with pytest.raises(CheckpointError, match="found damaged files"):
-        restore_checkpoint(tmp_path / "output")
+        restore_checkpoint(tmp_path / "output", storage)
 
 
-def test_a_new_run_has_nothing_to_restore(tmp_path, monkeypatch):
+@pytest.fixture
+def unknown_to_ray(monkeypatch):
     monkeypatch.setattr(ray.train, "get_checkpoint", lambda: None)
-    restore_checkpoint(tmp_path)
-    assert not list(tmp_path.iterdir())
+
+
+def test_a_new_run_has_nothing_to_restore(unknown_to_ray, storage, tmp_path):
+    output = tmp_path / "output"
+    restore_checkpoint(output, storage)
+    assert not output.exists()
+
+
+def test_finds_checkpoints_that_ray_has_forgotten(unknown_to_ray, stored, storage, tmp_path):
+    output = tmp_path / "output"
+    restore_checkpoint(output, storage)
+    assert (output / "last_checkpoint").read_text() == "model_0000029.pth"
 
 
 def test_what_a_finished_run_leaves(tmp_path):

@@ -1,5 +1,7 @@
 """Training on a Ray cluster: what is checked before any worker starts, and the run itself."""
 
+import json
+import logging
 import os
 import socket
 from dataclasses import dataclass
@@ -22,8 +24,11 @@ from qiml.engine.storage import RunStorage
 from qiml.errors import ConfigError, DatasetError, QIMLError
 
 CONFIG_FILE = "config.yaml"
+RAYS_LIST = "checkpoint_manager_snapshot.json"  # of the run's checkpoints
 # May differ when a run is resumed: where and with what it runs, not what it computes.
 PLACE_KEYS = {"OUTPUT_DIR", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS"}
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,7 @@ def train_on_ray(cfg, workers: Workers, storage: RunStorage, max_failures: int) 
     cpus = connect(workers)
     check_nodes(job, cfg, workers)
     storage.write_text(CONFIG_FILE, job.config)
+    set_damaged_list_aside(storage)
     resources = {"CPU": cpus, **({"GPU": 1} if workers.gpu else {})}
     trainer = TorchTrainer(
         train_worker,
@@ -164,6 +170,21 @@ def check_same_run(storage: RunStorage, config: str) -> None:
             expected="the same config, to resume that run",
             mend="choose another --name for a new run",
         )
+
+
+def set_damaged_list_aside(storage: RunStorage) -> None:
+    """Let a run go on whose list of checkpoints is damaged: Ray refuses such a run, workers need no list.
+
+    Ray writes the list in place: it is cut short where the driver was killed or the disk full just then.
+    """
+    if not storage.exists(RAYS_LIST):
+        return
+    try:
+        json.loads(storage.read_text(RAYS_LIST))
+    except ValueError:
+        aside = f"{RAYS_LIST}.damaged"
+        storage.filesystem.move(storage.path(RAYS_LIST), storage.path(aside))
+        logger.warning("Ray's list of this run's checkpoints is damaged, it is now %s", aside)
 
 
 def connect(workers: Workers) -> int:

@@ -67,7 +67,7 @@ def train_worker(settings: dict[str, Job]) -> dict:
             torch.cuda.set_device(device)
         if comm.is_main_process():
             job.storage.download(OUTPUT, output)  # the record so far, to be continued
-        restore_checkpoint(output)
+        restore_checkpoint(output, job.storage)
         start_run(cfg, argparse.Namespace(config_file="", eval_only=False))
         report = ReportToRay(job.storage, cfg.SOLVER.CHECKPOINT_PERIOD)
         trainer = Trainer(cfg, after_checkpoint=report)
@@ -92,27 +92,35 @@ def make_local_process_group() -> None:
             comm._LOCAL_PROCESS_GROUP = group
 
 
-def restore_checkpoint(output: Path) -> None:
+def restore_checkpoint(output: Path, storage: RunStorage) -> None:
     """Copy the latest intact checkpoint of the run, if it has any, to a folder, as if saved there.
 
     Raises:
         CheckpointError: the run has checkpoints, but none is intact.
     """
-    if not ray.train.get_checkpoint():
+    checkpoints = _checkpoints(storage)
+    if not checkpoints:
         return
-    reported = [r.checkpoint for r in ray.train.get_all_reported_checkpoints() if r.checkpoint]
-    for checkpoint in reversed(reported):
+    for checkpoint in reversed(checkpoints):
         checkpoint.to_directory(str(output))
         last = output / "last_checkpoint"
         if last.is_file() and is_intact(output / last.read_text()):
             return
         logger.warning("%s is damaged: going on from the checkpoint before it", checkpoint.path)
     raise CheckpointError(
-        ", ".join(checkpoint.path for checkpoint in reported),
+        ", ".join(checkpoint.path for checkpoint in checkpoints),
         found="damaged files",
         expected="at least one checkpoint as it was written",
         mend="restore them from a copy, or start a new run under another --name",
     )
+
+
+def _checkpoints(storage: RunStorage) -> list[ray.train.Checkpoint]:
+    """Oldest first: those on Ray's list or, where that was lost, those in the run's folder."""
+    if ray.train.get_checkpoint():
+        return [r.checkpoint for r in ray.train.get_all_reported_checkpoints() if r.checkpoint]
+    folders = storage.folders("checkpoint_")  # Ray's names, which go on with date and time
+    return [ray.train.Checkpoint(folder, storage.filesystem) for folder in folders]
 
 
 class ReportToRay(HookBase):

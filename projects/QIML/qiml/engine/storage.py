@@ -78,6 +78,15 @@ class RunStorage:
             stream.write(text.encode())
         self.filesystem.move(temporary, target)
 
+    def folders(self, prefix: str) -> list[str]:
+        """Paths of the folders directly in the run's whose names begin so, by name."""
+        selector = fs.FileSelector(self.path(), allow_not_found=True)
+        return sorted(
+            info.path
+            for info in self.filesystem.get_file_info(selector)
+            if info.type == fs.FileType.Directory and info.base_name.startswith(prefix)
+        )
+
     def upload(self, files: Iterable[Path], root: Path, folder: str) -> None:
         """Copy local files below `root` to the same places in `folder` of the run, each atomically."""
         local = fs.LocalFileSystem()
