@@ -13,7 +13,7 @@ from qiml.studies.page import render_study, replace_section
 from qiml.studies.plot import plot_differences
 from qiml.studies.records import finished
 from qiml.studies.runner import in_processes, on_ray, run_study
-from qiml.studies.study import Study, load_study
+from qiml.studies.study import Cell, Study, load_study
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -27,6 +27,7 @@ Examples:
     $ python tools/ablate.py configs/studies/main.yaml                 # everything that is missing
     $ python tools/ablate.py configs/studies/main.yaml --list          # what is done, what is not
     $ python tools/ablate.py configs/studies/main.yaml --render        # the page alone, no run
+    $ python tools/ablate.py configs/studies/main.yaml --compare qi_log_branch   # which of two is better?
 
 Repeat one row with the seeds of the page, or with your own (kept apart from the project's results):
     $ python tools/ablate.py configs/studies/main.yaml --variants none --results output/mine
@@ -46,6 +47,11 @@ def parse_arguments() -> argparse.Namespace:
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--list", action="store_true", help="show what is done; run nothing")
     action.add_argument("--render", action="store_true", help="write the page; run nothing")
+    action.add_argument(
+        "--compare",
+        metavar="VARIANT",
+        help="print the tables with differences to this variant; run and write nothing",
+    )
     parser.add_argument("--groups", nargs="+", help="only these groups of the study")
     parser.add_argument("--variants", nargs="+", help="only these variants of the study")
     parser.add_argument("--seeds", nargs="+", type=int, help="these seeds instead of the study's")
@@ -82,6 +88,9 @@ def main() -> None:
         if args.list:
             print_progress(study, records)
             return
+        if args.compare:
+            print(render_study(study.against(args.compare), *kept_results(study, records)))
+            return
         errors = []
         if not args.render:
             if args.ray:
@@ -109,8 +118,8 @@ def print_progress(study: Study, records: Path) -> None:
     print(f"{len(done)} of {len(cells)} runs finished")
 
 
-def write_page(study: Study, records: Path, page: Path) -> None:
-    """Put the study's tables and picture into the page.
+def kept_results(study: Study, records: Path) -> tuple[dict[Cell, dict], str]:
+    """Results of the finished runs, and the command that made them.
 
     Raises:
         ConfigError: no run is finished.
@@ -121,9 +130,14 @@ def write_page(study: Study, records: Path, page: Path) -> None:
             records,
             found="no finished run of this study",
             expected="at least one",
-            mend="leave --render out, so that it runs",
+            mend="leave --render or --compare out, so that it runs",
         )
-    command = f"python tools/ablate.py configs/studies/{study.name}.yaml"
+    return results, f"python tools/ablate.py configs/studies/{study.name}.yaml"
+
+
+def write_page(study: Study, records: Path, page: Path) -> None:
+    """Put the study's tables and picture into the page; ConfigError where no run is finished."""
+    results, command = kept_results(study, records)
     section = render_study(study, results, command)
     print(section)
     picture = page.parent / "images" / f"results-{study.name}.png"

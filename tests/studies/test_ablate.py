@@ -85,6 +85,9 @@ def test_finished_runs_are_kept_and_the_failed_one_is_named(ablate, tmp_path):
 
     code, text = finish(ablate("--list"))
     assert code == 0 and "4 of 4 runs finished" in text
+    code, text = finish(ablate("--compare", "triplet"))
+    assert code == 0 and "Differences to `triplet`" in text
+    assert (tmp_path / "docs" / "results.md").read_text() == page
 
 
 @pytest.mark.parametrize("survives", [False, True], ids=["all killed", "training survives"])

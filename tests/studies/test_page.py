@@ -22,8 +22,9 @@ def results():
         for seed, shift in zip((1, 2, 3), shifts, strict=True):
             cell = Cell("mine", "g", variant, seed, "c.yaml", (), DATA, 0, "x")
             values = {"ap3d_0.3": 30.0 + seed + shift, "ap3d_0.5": 10.0, "ap3d_0.7": 1.0}
+            values |= {"depth_mae": 2.0, "depth_mae_40+": 4.0 - shift, "depth_bias": 0.5}
             found[cell] = {
-                "measures": {**values, "depth_mae": 2.0, "recall_2d": 60.0 + shift},
+                "measures": {**values, "recall_2d": 60.0 + shift},
                 "seconds": 60.0, "machine": "m", "threads": 1,
             }  # fmt: skip
     return found
@@ -45,6 +46,13 @@ def test_a_depth_error_stands_beside_how_many_were_found(results):
     header, _, baseline = render_study(STUDY, results, "c").split("| | ")[1].splitlines()[:3]
     assert header.endswith("depth error, m | found, % | seeds |")
     assert baseline.endswith("| 2.000 ± 0.000 | 60.0 ± 0.0 | 3 |")
+
+
+def test_depth_errors_by_distance_beside_the_baselines(results):
+    table = render_study(STUDY, results, "c").split("| | 0 to 20 m |")[1]
+    baseline, good = table.splitlines()[2:4]
+    assert baseline == "| `none` | n/a | n/a | 4.000 ± 0.000 | 0.500 ± 0.000 | 3 |"
+    assert good.startswith("| `good` | n/a | n/a | **-5.000 [-5.100, -4.900], 0 of 3** | +0.000")
 
 
 def test_an_unfinished_study_shows_what_there_is(results):

@@ -94,6 +94,12 @@ def test_part_of_a_study(write_study):
         study = load_study(write_study()).part(["huge"])
 
 
+def test_compared_to_another_variant(write_study):
+    assert load_study(write_study()).against("qi").baseline == "qi"
+    with pytest.raises(ConfigError, match=r"found qj; expected some of none, qi"):
+        load_study(write_study()).against("qj")
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [

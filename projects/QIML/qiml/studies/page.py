@@ -37,6 +37,13 @@ DETECTION = (
     # Who finds fewer cars finds the easy ones: a depth error is read beside this.
     Column("recall_2d", "found, %", 1, compared=True),
 )
+# An error that falls on the whole may rise where few cars are.
+BY_DISTANCE = (
+    Column("depth_mae_0-20", "0 to 20 m", 3),
+    Column("depth_mae_20-40", "20 to 40 m", 3),
+    Column("depth_mae_40+", "40 m and more", 3),
+    Column("depth_bias", "bias", 3),
+)
 MANIFOLD = (
     Column("inside", "pairs inside the bounds", 3),
     Column("too_close", "too close", 3),
@@ -71,6 +78,11 @@ def render_study(study: Study, results: Results, command: str) -> str:
             "many seeds the measure rose."
         )
         parts.append(_table(study, values, DETECTION, _difference_cells))
+        parts.append(
+            f"Depth error by the car's distance, and its bias (detected − true), m: of `{study.baseline}`, "
+            "then the differences to it."
+        )
+        parts.append(_table(study, values, BY_DISTANCE, _spread_or_difference_cells))
         for kind, title in DESCRIPTORS.items():
             columns = tuple(replace(c, key=f"{kind}_{c.key}") for c in MANIFOLD)
             if any(columns[0].key in m for runs in values.values() for m in runs.values()):
@@ -169,6 +181,11 @@ def _difference_cells(study: Study, values, variant: str, columns) -> list[str] 
         cells.append(_difference_text(difference, column.digits) if difference else "n/a")
         count = max(count, difference.count if difference else 0)
     return [*cells, str(count)]
+
+
+def _spread_or_difference_cells(study: Study, values, variant: str, columns) -> list[str] | None:
+    cells = _spread_cells if variant == study.baseline else _difference_cells
+    return cells(study, values, variant, columns)
 
 
 def _difference_text(d: PairedDifference, digits: int) -> str:

@@ -144,6 +144,15 @@ class Study:
             seeds=tuple(seeds) if seeds else self.seeds,
         )
 
+    def against(self, variant: str) -> "Study":
+        """The same runs, compared to another variant.
+
+        Raises:
+            ConfigError: the study has no such variant.
+        """
+        (baseline,) = _chosen(self.variants, [variant], f"variants of {self.name}")
+        return replace(self, baseline=baseline)
+
     @property
     def size(self) -> int:
         """How many runs the grid has."""
