@@ -145,8 +145,8 @@ def _add_auxiliary_losses(cfg: CN) -> None:
     # The quasi-isometric metric loss on object descriptors.
     cfg.MODEL.QUASI_ISOMETRIC = CN()
     cfg.MODEL.QUASI_ISOMETRIC.ENABLED = False
-    # "two_sided": both bounds pull the right way (ours); "official": as released. What is "auto" below is
-    # what won with the former (docs/results.md), and as released with the latter.
+    # "two_sided": both bounds pull the right way (ours); "official": as released. What "auto" below stands
+    # for was tried with the former (docs/results.md), and is as released with the latter.
     cfg.MODEL.QUASI_ISOMETRIC.FORM = "two_sided"
     # Bounds Δz/K − B ≤ D ≤ K·Δz + B for pairs with Δz ≤ EPSILON.
     cfg.MODEL.QUASI_ISOMETRIC.K = 1.5

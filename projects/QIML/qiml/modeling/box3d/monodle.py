@@ -52,7 +52,7 @@ class MonoDLEHead(CentreHead):
     """MonoDLE's head; the threshold is the heat map's, before the depth confidence is multiplied in."""
 
     regression_channels = REGRESSION_CHANNELS
-    # Won over the neck on fresh seeds, which it did on no other head: docs/results.md.
+    # Won over the neck in every seed, which is known of no other head: docs/results.md.
     auto_descriptor = "depth"
 
     def losses(self, predictions: CentrePredictions, targets: ObjectTargets) -> dict[str, Tensor]:
