@@ -9,6 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from qiml.config import load_config_text
 from qiml.data.catalog import register_datasets
+from qiml.data.kitti_format import read_objects, write_objects
 from qiml.data.loader import build_train_loader
 from qiml.engine.train_step import average_running_statistics, distribute
 from qiml.engine.trainer import Trainer
@@ -62,15 +63,20 @@ def _worker(rank, configs):
 def test_workers_give_the_losses_and_gradients_of_one(
     kitti_folder, tiny_config, tiny_steerable, spawn_workers, size, empty
 ):
-    """Four of five frames; cropped ones have no 3D supervision, so that the workers' objects differ.
+    """Four of five frames, of objects of other sizes each.
 
     With three empty frames, at least one of three workers has none. The workers start once for all detectors,
     which takes longer than all they do.
     """
     root = kitti_folder(frames=5)
-    for index in range(empty):
-        (root / "training" / "label_2" / f"{index:06d}.txt").write_text("")
+    for index in range(5):
+        path = root / "training" / "label_2" / f"{index:06d}.txt"
+        objects = read_objects(path, scored=False)
+        objects.dimensions[:] *= 1 + 0.2 * index
+        write_objects(path, objects if index >= empty else objects[:0])
     common = ("DATASETS.TRAIN", f"('kitti_format:{root}:train',)", "SOLVER.IMS_PER_BATCH", 4)
+    # Of cropped frames nothing is learnt in 3D.
+    common += ("INPUT.AUGMENTATION.CROP", 0.0)
     detectors = {head: ("MODEL.BOX3D_HEAD.NAME", head) for head in HEADS}
     detectors["DEVIANT"] = tiny_steerable
     configs = {

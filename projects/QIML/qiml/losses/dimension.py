@@ -1,8 +1,9 @@
 """Dimension-aware L1 loss."""
 
+import torch
 from torch import Tensor
 
-from qiml.losses.reduction import global_mean
+from qiml.losses.reduction import global_mean, global_sum
 
 
 def dimension_aware_l1_loss(
@@ -23,7 +24,8 @@ def dimension_aware_l1_loss(
         Scalar; 0 for no objects.
     """
     error = (prediction - target).abs()
-    relative = global_mean(error / (target if relative_to is None else relative_to.detach()))
-    # Where every error is 0 both means are 0: the ratio is then irrelevant, but must not be NaN.
-    compensation = global_mean(error).detach() / relative.detach().clamp(min=1e-12)
-    return relative * compensation
+    relative = error / (target if relative_to is None else relative_to.detach())
+    # Of all workers: a ratio of each its own would weigh their objects differently.
+    plain_sum, relative_sum = global_sum(torch.stack([error.sum(), relative.sum()]))
+    # Where every error is 0 both sums are 0: the ratio is then irrelevant, but must not be NaN.
+    return global_mean(relative) * plain_sum / relative_sum.clamp(min=1e-12)

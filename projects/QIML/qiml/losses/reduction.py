@@ -10,6 +10,14 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def global_sum(values: Tensor) -> Tensor:
+    """Sum over all workers, element by element and without gradient."""
+    total = values.detach().clone()
+    if world_size() > 1:
+        dist.all_reduce(total)
+    return total
+
+
 def global_sum_ratio(total: Tensor, count: Tensor) -> Tensor:
     """`total / count`, both summed over all workers, for data-parallel training.
 
@@ -23,11 +31,7 @@ def global_sum_ratio(total: Tensor, count: Tensor) -> Tensor:
     Returns:
         Scalar.
     """
-    workers = world_size()
-    count = count.detach().to(total.dtype, copy=True)
-    if workers > 1:
-        dist.all_reduce(count)
-    return total * workers / count.clamp(min=1.0)
+    return total * world_size() / global_sum(count.to(total.dtype)).clamp(min=1.0)
 
 
 def global_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
