@@ -20,25 +20,59 @@ class Loop(TrainerBase):
 
 
 def batches():
-    """(4, 3) batches of mean i, i + 1, i + 2: another loader would give other ones after a while."""
-    return ((torch.arange(3.0) + i).expand(4, 3) + torch.arange(4.0)[:, None] for i in count())
+    """Of mean i, i + 1, i + 2: another loader would give other ones after a while."""
+    for i in count():
+        values = (torch.arange(3.0) + i).expand(4, 3) + torch.arange(4.0)[:, None]
+        yield [{"values": row, "instances": [0]} for row in values]
+
+
+class Detector(nn.Module):
+    """Its second layer looks at objects, its third at batches of more than one object."""
+
+    def __init__(self):
+        super().__init__()
+        self.norms = nn.ModuleList(nn.BatchNorm1d(3) for _ in range(3))
+
+    def forward(self, batch):
+        self.norms[0](torch.stack([frame["values"] for frame in batch]))
+        objects = torch.stack([f["values"] for f in batch if len(f["instances"])])
+        self.norms[1](torch.cat([objects, objects]))
+        if len(objects) > 1:
+            self.norms[2](objects)
 
 
 def test_precise_statistics_do_not_depend_on_how_often_they_were_measured():
-    model = nn.Sequential(nn.BatchNorm1d(3)).eval()
+    model = Detector().eval()
     hook = PreciseBatchNorm(model, batches, num_iter=5, period=2)
     Loop(hook).train(0, 4)
-    twice = model[0].running_mean.clone()
+    twice = model.norms[0].running_mean.clone()
     Loop(hook).train(3, 4)
-    assert torch.equal(model[0].running_mean, twice)
+    assert torch.equal(model.norms[0].running_mean, twice)
     torch.testing.assert_close(twice, torch.arange(3.0) + 1.5 + 2)  # means of batches 0 to 4
     assert not model.training
 
 
+def test_batches_without_objects_have_no_statistics_of_objects():
+    def sparse():
+        for i, batch in enumerate(batches()):
+            yield [
+                {**frame, "instances": [0] * (i == 1 and n == 0)} for n, frame in enumerate(batch)
+            ]
+
+    model = Detector()
+    model.norms[2].running_mean.fill_(7.0)
+    Loop(PreciseBatchNorm(model, sparse, num_iter=3, period=0)).train(0, 1)
+    torch.testing.assert_close(model.norms[0].running_mean, torch.arange(3.0) + 1.5 + 1)
+    torch.testing.assert_close(model.norms[1].running_mean, torch.arange(3.0) + 1)
+    assert model.norms[2].running_mean.tolist() == [7.0] * 3  # as no batch came through
+    assert model.norms[2].running_var.tolist() == [1.0] * 3
+
+
 def test_precise_statistics_are_measured_at_the_end_alone_by_default():
     measured = []
-    model = nn.BatchNorm1d(3)
-    hook = PreciseBatchNorm(model, lambda: measured.append(1) or batches(), num_iter=2, period=0)
+    hook = PreciseBatchNorm(
+        Detector(), lambda: measured.append(1) or batches(), num_iter=2, period=0
+    )
     Loop(hook).train(0, 5)
     assert measured == [1]
 

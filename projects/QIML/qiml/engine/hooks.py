@@ -15,7 +15,7 @@ from detectron2.evaluation import inference_context
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from fvcore.common.checkpoint import Checkpointer
-from fvcore.nn.precise_bn import update_bn_stats
+from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
 from torch import nn
 
 from qiml.engine.train_step import average_running_statistics
@@ -51,10 +51,35 @@ class PreciseBatchNorm(HookBase):
             was_training = self.model.training
             self.model.train()
             with EventStorage(), torch.no_grad():
-                batches = islice(iter(self.build_loader()), self.num_iter)
-                update_bn_stats(self.model, batches, self.num_iter)
+                self._measure(islice(iter(self.build_loader()), self.num_iter))
             self.model.train(was_training)
             average_running_statistics(self.model)
+
+    def _measure(self, batches: Iterable) -> None:
+        """fvcore gives statistics of 0 to layers that no batch came through: they keep theirs."""
+        kept = {
+            layer: (layer.running_mean.clone(), layer.running_var.clone())
+            for layer in get_bn_modules(self.model)
+        }
+        used = set()
+        hooks = [layer.register_forward_hook(lambda layer, *_: used.add(layer)) for layer in kept]
+        update_bn_stats(_OfObjects(self.model), batches, self.num_iter)
+        for hook in hooks:
+            hook.remove()
+        for layer in kept.keys() - used:
+            layer.running_mean, layer.running_var = kept[layer]
+
+
+class _OfObjects(nn.Module):
+    """The model, which passes over batches without objects: a second stage has no statistics of them."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Sequence[dict]) -> None:
+        if any(len(frame["instances"]) for frame in batch):
+            self.model(batch)
 
 
 class Evaluate(EvalHook):
