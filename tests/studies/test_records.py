@@ -1,6 +1,7 @@
 """Results as JSON lines: kept at once, torn at worst in their last line."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -15,6 +16,16 @@ def test_records_come_back_in_order(tmp_path):
     for seed in range(3):
         append_record(path, {"identity": "ab12", "seed": seed})
     assert [record["seed"] for record in read_records(path)] == [0, 1, 2]
+
+
+def test_studies_that_write_to_one_file_lose_nothing(tmp_path):
+    def write(seed):
+        for number in range(50):
+            append_record(tmp_path / "study.jsonl", {"identity": f"{number}", "seed": seed})
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(write, range(4)))
+    assert len(read_records(tmp_path / "study.jsonl")) == 200
 
 
 def test_a_run_that_another_study_has_is_finished(tmp_path):

@@ -1,5 +1,6 @@
 """The results of studies: a file each, one JSON line a finished run."""
 
+import fcntl
 import json
 import os
 from pathlib import Path
@@ -47,6 +48,7 @@ def append_record(path: str | Path, record: dict) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
         with path.open("r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # another study may write to the same file
             # A line torn by a crash has no newline: write over it.
             file.seek(file.read().rfind(b"\n") + 1)
             file.truncate()
