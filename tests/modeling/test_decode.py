@@ -34,6 +34,17 @@ def test_neighbours_of_a_peak_are_none():
     assert peaks.scores[2] < 1e-3
 
 
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_of_equal_neighbours_the_first_is_the_peak(memory_format):
+    """They are one object; to bfloat16 numbers are equal that differ by less than half a per cent."""
+    spots = [(0, 0, 4, 4, 3.0), (0, 0, 4, 5, 3.003), (0, 0, 5, 4, 2.998), (0, 1, 4, 5, 2.0)]
+    logits = heatmap(*spots)[:1].bfloat16().contiguous(memory_format=memory_format)
+    peaks = find_peaks(logits, top_k=3)
+    assert peaks.cells[:2].tolist() == [[4, 4], [5, 4]]
+    assert peaks.classes[:2].tolist() == [0, 1]
+    assert peaks.scores[2] < 1e-3
+
+
 def test_peaks_at_borders_and_corners():
     corners = [(0, 0), (0, 9), (7, 0), (7, 9)]
     spots = [(0, 0, y, x, 4.0 - n) for n, (y, x) in enumerate(corners)]

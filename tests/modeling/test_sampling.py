@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from qiml.modeling.branches import conv_branch
+from qiml.modeling.branches import conv_branch, grid_branch, roi_branch
 from qiml.modeling.sampling import apply_at_windows, gather_windows, pooled_descriptors
 
 HEIGHT, WIDTH = 6, 9
@@ -75,6 +75,17 @@ def test_branch_at_windows_equals_the_dense_map(features, everywhere):
     at_cells = apply_at_windows([branch], gather_windows(features, *everywhere, size=3))[0]
     dense = branch(features).permute(0, 2, 3, 1).reshape(-1, 3)
     torch.testing.assert_close(at_cells, dense, rtol=1e-5, atol=1e-5)
+
+
+def test_answers_are_not_rounded_to_half_precision(features, everywhere):
+    """Of the region heads, too; their hidden layers are in half precision."""
+    with torch.autocast("cpu", torch.bfloat16):
+        windows = gather_windows(features, *everywhere, size=3)
+        branches = roi_branch(4, 8, 3).eval(), grid_branch(4, 8, 3)
+        answers = apply_at_windows([conv_branch(4, 8, 3)], windows) + [b(windows) for b in branches]
+    for answer in answers:
+        assert answer.dtype == torch.float32
+        assert (answer.bfloat16().float() != answer).float().mean() > 0.9
 
 
 def test_no_objects(features):

@@ -1,5 +1,6 @@
 """Convolutional branches shared by the heads."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -58,7 +59,7 @@ def roi_branch(in_channels: int, hidden_channels: int, out_channels: int) -> nn.
         RegionBatchNorm2d(hidden_channels),
         nn.ReLU(inplace=True),
         nn.AdaptiveAvgPool2d(1),
-        nn.Conv2d(hidden_channels, out_channels, 1),
+        Readout(hidden_channels, out_channels, 1),
         nn.Flatten(),
     )
 
@@ -68,7 +69,7 @@ def grid_branch(in_channels: int, hidden_channels: int, out_channels: int) -> nn
     return _start_xavier(
         nn.Conv2d(in_channels, hidden_channels, 3, padding=1),
         nn.LeakyReLU(inplace=True),
-        nn.Conv2d(hidden_channels, out_channels, 1),
+        Readout(hidden_channels, out_channels, 1),
     )
 
 
@@ -78,6 +79,14 @@ def _start_xavier(*layers: nn.Module) -> nn.Sequential:
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
     return nn.Sequential(*layers)
+
+
+class Readout(nn.Conv2d):
+    """A convolution in the weights' precision even under autocast: see `qiml.modeling.sampling.read_out`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        with torch.autocast(input.device.type, enabled=False):
+            return super().forward(input.to(self.weight.dtype))
 
 
 class RegionBatchNorm2d(nn.BatchNorm2d):

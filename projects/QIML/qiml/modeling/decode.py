@@ -33,17 +33,20 @@ class Peaks:
 
 
 def find_peaks(logits: Tensor, top_k: int) -> Peaks:
-    """Local maxima in 3×3 neighbourhoods of the heat maps, best first.
+    """Local maxima in 3×3 neighbourhoods of the heat maps, best first; of equal neighbours only the first.
 
-    Source: Zhou et al., Objects as Points (2019); MonoDLE `lib/helpers/decode_helper.py`.
+    Source: Zhou et al., Objects as Points (2019); MonoDLE `lib/helpers/decode_helper.py`, which takes all of
+    equal neighbours. In half precision there are many.
 
     Args:
         logits: (B, C, H, W) raw heat maps.
         top_k: peaks kept per image over all classes (fewer where the map has fewer cells).
     """
     probability = logits.float().sigmoid().clamp(1e-4, 1 - 1e-4)
-    is_peak = F.max_pool2d(probability, 3, stride=1, padding=1) == probability
     batch, _, height, width = probability.shape
+    _, of_maximum = F.max_pool2d(probability, 3, stride=1, padding=1, return_indices=True)
+    own = torch.arange(height * width, device=logits.device).view(height, width)
+    is_peak = of_maximum == own
     flat = (probability * is_peak).flatten(1)
     scores, index = flat.topk(min(top_k, flat.shape[1]), dim=1)
     position = index % (height * width)

@@ -45,14 +45,23 @@ def apply_at_windows(branches: Sequence[nn.Sequential], windows: Tensor) -> list
         windows: (M, C, 3, 3) of :func:`gather_windows`.
 
     Returns:
-        Per branch (M, K), K its output channels.
+        Per branch (M, K) in the weights' precision, K its output channels.
     """
     hidden = hidden_at_windows([branch[0] for branch in branches], windows)
     widths = [branch[0].out_channels for branch in branches]
     return [
-        F.linear(part, branch[2].weight.flatten(1), branch[2].bias)
+        read_out(part, branch[2])
         for branch, part in zip(branches, hidden.split(widths, dim=1), strict=True)
     ]
+
+
+def read_out(hidden: Tensor, layer: nn.Conv2d) -> Tensor:
+    """A 1×1 convolution of hidden units (M, C), in the weights' precision even under autocast: (M, K).
+
+    An answer in bfloat16 has three digits: depth, about e to the power of it, would come in steps of 1 %.
+    """
+    with torch.autocast(hidden.device.type, enabled=False):
+        return F.linear(hidden.to(layer.weight.dtype), layer.weight.flatten(1), layer.bias)
 
 
 def hidden_at_windows(layers: Sequence[nn.Conv2d], windows: Tensor) -> Tensor:

@@ -88,7 +88,7 @@ class CentreHead(HeatmapHead):
         windows = gather_windows(features, image_index, cells, size=3)
         branches = [self.get_submodule(name) for name in self.regression_channels]
         outputs = apply_at_windows(branches, windows)
-        return {name: y.float() for name, y in zip(self.regression_channels, outputs, strict=True)}
+        return dict(zip(self.regression_channels, outputs, strict=True))
 
 
 def box2d_losses(at_objects: Mapping[str, Tensor], targets: ObjectTargets) -> dict[str, Tensor]:

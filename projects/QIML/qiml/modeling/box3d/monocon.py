@@ -48,7 +48,7 @@ from qiml.modeling.decode import (
     find_peaks,
     inverse_sigmoid_depth,
 )
-from qiml.modeling.sampling import gather_windows
+from qiml.modeling.sampling import gather_windows, read_out
 from qiml.modeling.targets import ObjectTargets
 from qiml.structures.boxes3d import Boxes3D, alpha_to_rotation_y
 from qiml.structures.camera import Camera
@@ -296,6 +296,4 @@ class MonoConHead(HeatmapHead):
 
 def _read(hidden: Tensor, readout: nn.Conv2d, image_index: Tensor, cells: Tensor) -> Tensor:
     """A 1×1 convolution at cells alone: (M, channels) in float32."""
-    values = gather_windows(hidden, image_index, cells, size=1).flatten(1)
-    with torch.autocast(values.device.type, enabled=False):
-        return F.linear(values.float(), readout.weight.flatten(1), readout.bias)
+    return read_out(gather_windows(hidden, image_index, cells, size=1).flatten(1), readout)

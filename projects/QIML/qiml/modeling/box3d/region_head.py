@@ -195,7 +195,7 @@ class RegionHead(CentreHead):
         regions = Regions(boxes * self.stride, classes, cameras, affines)
         seen = self.look(features, image_index, regions)
         names = (*self.region_channels, *self.grid_channels)
-        return self.read({name: self.get_submodule(name)(seen).float() for name in names}, regions)
+        return self.read({name: self.get_submodule(name)(seen) for name in names}, regions)
 
     def look(self, features: Tensor, image_index: Tensor, regions: Regions) -> Tensor:
         """(M, C', S, S) what the branches see of each region; `features` and `image_index` as above."""
