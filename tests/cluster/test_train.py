@@ -17,7 +17,7 @@ import psutil
 import pytest
 import torch
 
-from qiml.engine.ray_train import RAYS_LIST
+from qiml.engine.ray_worker import RAYS_LIST
 
 ROOT = Path(__file__).parents[2]
 ITERATIONS, PERIOD = 200, 20

@@ -1,6 +1,7 @@
 import pytest
 
-from qiml.engine.ray_train import RAYS_LIST, set_damaged_list_aside
+from qiml.engine.ray_train import set_damaged_list_aside
+from qiml.engine.ray_worker import DAMAGED_LIST, RAYS_LIST
 from qiml.engine.storage import RunStorage
 
 
@@ -14,7 +15,7 @@ def test_a_damaged_list_stands_in_nobodys_way(storage, caplog, content):
     storage.write_text(RAYS_LIST, content)
     set_damaged_list_aside(storage)
     assert not storage.exists(RAYS_LIST)
-    assert storage.read_text(f"{RAYS_LIST}.damaged") == content
+    assert storage.read_text(DAMAGED_LIST) == content
     assert "is damaged" in caplog.text
 
 

@@ -6,7 +6,12 @@ import ray.train
 import torch
 from detectron2.utils import comm
 
-from qiml.engine.ray_worker import finished_files, make_local_process_group, restore_checkpoint
+from qiml.engine.ray_worker import (
+    DAMAGED_LIST,
+    finished_files,
+    make_local_process_group,
+    restore_checkpoint,
+)
 from qiml.engine.storage import RunStorage
 from qiml.errors import CheckpointError
 
@@ -89,7 +94,15 @@ def test_a_new_run_has_nothing_to_restore(unknown_to_ray, storage, tmp_path):
     assert not output.exists()
 
 
+def test_starts_anew_where_the_first_checkpoint_was_torn(unknown_to_ray, stored, storage, tmp_path):
+    for folder in stored:
+        damage(folder)
+    restore_checkpoint(tmp_path / "output", storage)
+    assert not (tmp_path / "output").exists()
+
+
 def test_finds_checkpoints_that_ray_has_forgotten(unknown_to_ray, stored, storage, tmp_path):
+    storage.write_text(DAMAGED_LIST, "")
     output = tmp_path / "output"
     restore_checkpoint(output, storage)
     assert (output / "last_checkpoint").read_text() == "model_0000029.pth"

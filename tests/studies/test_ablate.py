@@ -112,7 +112,7 @@ def test_a_killed_study_goes_on(ablate, tmp_path, survives):
 
     code, text = finish(ablate("--jobs", 1, variants=long))
     assert code == 0, text
-    assert [record["seed"] for record in records(tmp_path)] == [1, 2]
+    assert [(r["seed"], r["seconds"] is None) for r in records(tmp_path)] == [(1, True), (2, False)]
     first, second = (
         (folder / "console.txt").read_text()
         for folder in sorted((tmp_path / "runs" / "mine" / "tiny").iterdir())

@@ -55,6 +55,17 @@ def test_depth_errors_by_distance_beside_the_baselines(results):
     assert good.startswith("| `good` | n/a | n/a | **-5.000 [-5.100, -4.900], 0 of 3** | +0.000")
 
 
+def test_says_which_runs_another_machine_computed(results):
+    for cell, record in results.items():
+        record["seconds"] = None
+        if cell.variant == "idle":
+            record["machine"] = "x, float32"
+    text = render_study(STUDY, results, "c")
+    assert (
+        "minutes unknown, on m, 1 thread(s) a run; x, float32, 1 thread(s) a run (`idle`)." in text
+    )
+
+
 def test_an_unfinished_study_shows_what_there_is(results):
     some = {cell: r for cell, r in results.items() if cell.variant != "idle" and cell.seed < 3}
     text = render_study(STUDY, some, "c")

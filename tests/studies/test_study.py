@@ -74,6 +74,19 @@ def test_depth_maps_change_no_run_that_does_not_ask_for_them(write_study, tmp_pa
     assert len(list((with_maps.data.root / "training" / "depth_dense").glob("*.png"))) == 12
 
 
+def test_a_list_of_the_user_is_not_overwritten(write_study, tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    (cell,) = load_study(write_study()).part(["small"], ["none"], [1]).cells()
+    mine = cell.data.root / "ImageSets" / "train_4.txt"
+    prepare_data(cell)
+    assert len(mine.read_text().split()) == 4
+    prepare_data(cell)
+    mine.write_text("000005\n")
+    with pytest.raises(ConfigError, match=r"train_4.txt: found a list of other frames"):
+        prepare_data(cell)
+    assert mine.read_text() == "000005\n"
+
+
 def test_a_value_equal_to_the_default_is_the_same_run(write_study):
     default = {"none": None, "qi": {"MODEL.QUASI_ISOMETRIC.K": 1.5}}
     cells = load_study(write_study(variants=default)).part(["small"], None, [1]).cells()

@@ -18,13 +18,12 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from qiml.config import flat_config, load_config_text
 from qiml.data.catalog import datasets_root, register_datasets
-from qiml.engine.ray_worker import Job, train_worker
+from qiml.engine.ray_worker import DAMAGED_LIST, RAYS_LIST, Job, train_worker
 from qiml.engine.setup import check_batch_divides
 from qiml.engine.storage import RunStorage
 from qiml.errors import ConfigError, DatasetError, QIMLError
 
 CONFIG_FILE = "config.yaml"
-RAYS_LIST = "checkpoint_manager_snapshot.json"  # of the run's checkpoints
 # May differ when a run is resumed: where and with what it runs, not what it computes.
 PLACE_KEYS = {"OUTPUT_DIR", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS"}
 
@@ -182,9 +181,10 @@ def set_damaged_list_aside(storage: RunStorage) -> None:
     try:
         json.loads(storage.read_text(RAYS_LIST))
     except ValueError:
-        aside = f"{RAYS_LIST}.damaged"
-        storage.filesystem.move(storage.path(RAYS_LIST), storage.path(aside))
-        logger.warning("Ray's list of this run's checkpoints is damaged, it is now %s", aside)
+        storage.filesystem.move(storage.path(RAYS_LIST), storage.path(DAMAGED_LIST))
+        logger.warning(
+            "Ray's list of this run's checkpoints is damaged, it is now %s", DAMAGED_LIST
+        )
 
 
 def connect(workers: Workers) -> int:

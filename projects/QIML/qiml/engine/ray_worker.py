@@ -27,6 +27,11 @@ from qiml.errors import CheckpointError
 OUTPUT = "output"
 """Folder of STORAGE/NAME with what train_net.py leaves in OUTPUT_DIR."""
 
+RAYS_LIST = "checkpoint_manager_snapshot.json"
+"""Of the run's checkpoints, in STORAGE/NAME."""
+DAMAGED_LIST = f"{RAYS_LIST}.damaged"
+"""What is kept of a list that could not be read."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -119,6 +124,8 @@ def _checkpoints(storage: RunStorage) -> list[ray.train.Checkpoint]:
     """Oldest first: those on Ray's list or, where that was lost, those in the run's folder."""
     if ray.train.get_checkpoint():
         return [r.checkpoint for r in ray.train.get_all_reported_checkpoints() if r.checkpoint]
+    if not storage.exists(DAMAGED_LIST):
+        return []  # a folder may be there all the same, torn when its worker was lost
     folders = storage.folders("checkpoint_")  # Ray's names, which go on with date and time
     return [ray.train.Checkpoint(folder, storage.filesystem) for folder in folders]
 

@@ -50,7 +50,8 @@ def run_cell(cell: Cell, output_root: str, threads: int = 1) -> dict:
         threads: of PyTorch.
 
     Returns:
-        The record to keep: the cell's place, `measures`, `seconds` and what it ran on.
+        The record to keep: the cell's place, `measures`, `seconds` (None if it went on with an earlier one)
+        and what it ran on.
 
     Raises:
         CellFailed: the training failed or was interrupted.
@@ -59,7 +60,7 @@ def run_cell(cell: Cell, output_root: str, threads: int = 1) -> dict:
     prepare_data(cell)
     folder = cell.folder(Path(output_root))
     folder.mkdir(parents=True, exist_ok=True)
-    start = time.monotonic()
+    start, is_new = time.monotonic(), not (folder / "last_checkpoint").exists()
     _train(cell, folder, threads)
     torch.set_num_threads(threads)
     cfg = load_config(str(PROJECT_ROOT / cell.config), _overrides(cell, folder))
@@ -71,7 +72,7 @@ def run_cell(cell: Cell, output_root: str, threads: int = 1) -> dict:
         "seed": cell.seed,
         "identity": cell.identity,
         "measures": measures,
-        "seconds": round(time.monotonic() - start, 1),
+        "seconds": round(time.monotonic() - start, 1) if is_new else None,  # of a part of the run
         "threads": threads,
         "machine": describe_machine(cfg),
         "torch": torch.__version__,
@@ -108,9 +109,16 @@ def _list_first_frames(cell: Cell) -> None:
             expected=f"at most {len(ids)}",
             mend="draw more scenes or correct the number",
         )
-    atomic_write_text(
-        folder / f"{_train_split(cell)}.txt", "\n".join(ids[: cell.train_frames]) + "\n"
-    )
+    split, text = folder / f"{_train_split(cell)}.txt", "\n".join(ids[: cell.train_frames]) + "\n"
+    if not split.exists():
+        atomic_write_text(split, text)
+    elif split.read_text().split() != text.split():
+        raise ConfigError(
+            split,
+            found="a list of other frames",
+            expected=f"the first {cell.train_frames} of {_full_train_split(cell)}.txt, or no such file",
+            mend="rename it, or name another number of train_frames",
+        )
 
 
 def _full_train_split(cell: Cell) -> str:
@@ -131,7 +139,9 @@ def _datasets(cell: Cell) -> tuple[str, str]:
 def _overrides(cell: Cell, folder: Path) -> list[str]:
     train, val = _datasets(cell)
     data = ["DATASETS.TRAIN", repr((train,)), "DATASETS.TEST", repr((val,))]
-    return [*cell.overrides, *data, "SEED", str(cell.seed), "OUTPUT_DIR", str(folder)]
+    # Evaluated at the end alone: what an earlier evaluation left would count as the end's.
+    run = ["SEED", str(cell.seed), "OUTPUT_DIR", str(folder), "TEST.EVAL_PERIOD", "0"]
+    return [*cell.overrides, *data, *run]
 
 
 def _train(cell: Cell, folder: Path, threads: int) -> None:

@@ -105,16 +105,26 @@ def replace_section(page: str, study: Study, section: str) -> str:
 
 
 def _circumstances(study: Study, results: Results, command: str) -> str:
-    records = list(results.values())
-    machines = sorted({f"{r['machine']}, {r['threads']} thread(s) a run" for r in records})
-    minutes = sum(r["seconds"] for r in records) / 60
-    each = minutes / len(records)
+    seconds = [record["seconds"] for record in results.values() if record["seconds"]]
+    minutes = (
+        f"{sum(seconds) / len(seconds) / 60:.1f} minutes a run" if seconds else "minutes unknown"
+    )
     data = ", ".join(f"{key} {value}" for key, value in study.data.identity.items())
     return (
-        f"Command: `{command}`. Data: {data}. Finished: {len(records)} of {study.size} runs, "
-        f"seeds {_listed(sorted({cell.seed for cell in results}))}; {each:.1f} minutes a run, "
-        f"{minutes:.0f} together, on {'; '.join(machines)}."
+        f"Command: `{command}`. Data: {data}. Finished: {len(results)} of {study.size} runs, "
+        f"seeds {_listed(sorted({cell.seed for cell in results}))}; {minutes}, on {_machines(results)}."
     )
+
+
+def _machines(results: Results) -> str:
+    """What the runs were computed on; of all but the most frequent also which variants."""
+    variants: dict[str, list[str]] = {}
+    for cell, record in results.items():
+        machine = f"{record['machine']}, {record['threads']} thread(s) a run"
+        variants.setdefault(machine, []).append(f"`{cell.variant}`")
+    first, *others = sorted(variants, key=lambda machine: -len(variants[machine]))
+    named = (f"{machine} ({', '.join(dict.fromkeys(variants[machine]))})" for machine in others)
+    return "; ".join([first, *named])
 
 
 def _listed(seeds: list[int]) -> str:

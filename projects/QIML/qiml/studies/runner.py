@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from qiml.data.catalog import datasets_root
 from qiml.errors import ConfigError, QIMLError
 from qiml.studies.cell import run_cell
 from qiml.studies.records import append_record, finished
@@ -97,15 +98,18 @@ def on_ray(cells: list[Cell], output_root: Path, address: str, threads: int) -> 
     try:
         own = {"include_dashboard": False} if address == "local" else {}
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
-    except ConnectionError as error:
+    except (ConnectionError, ray.exceptions.AuthenticationError) as error:
         raise ConfigError(
             "--ray",
-            found=f"no cluster at {address!r} ({error})",
-            expected="the address of a running Ray cluster",
-            mend="start one with `ray start --head`, or leave --ray out to run on this machine",
+            found=f"no cluster at {address!r} that takes this user's token ({error})",
+            expected="the address of a running Ray cluster, and its token",
+            mend="start one (cluster/README.md), or leave --ray out to run on this machine",
         ) from error
-    task = ray.remote(num_cpus=threads, max_retries=-1)(run_cell)
-    waiting = {task.remote(cell, str(output_root), threads): cell for cell in cells}
+    # A cluster's processes have the folder and the environment of whoever started them.
+    here = {"env_vars": {"DETECTRON2_DATASETS": str(datasets_root().absolute())}}
+    task = ray.remote(num_cpus=threads, max_retries=-1, runtime_env=here)(run_cell)
+    output = str(output_root.absolute())
+    waiting = {task.remote(cell, output, threads): cell for cell in cells}
     try:
         while waiting:
             (reference,), _ = ray.wait(list(waiting), num_returns=1)
