@@ -105,14 +105,13 @@ def test_killed_at_any_moment(start, tmp_path, workers, assert_same_checkpoint):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_told_to_stop(start, tmp_path, number):
-    """Finishes the step, saves, says how to go on, exits with 0; SIGINT as a terminal sends it: to all."""
+    """Finishes the step, saves, says how to go on, exits with 0. To all: so do terminals and schedulers."""
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     iterations = 60
     changes = ("SOLVER.MAX_ITER", iterations, "SOLVER.CHECKPOINT_PERIOD", 1000)
     process = start(stopped, *changes, "DATALOADER.NUM_WORKERS", 2)
     wait_for_line(process, stopped / "metrics.json")  # of step 20
-    send = os.killpg if number == signal.SIGINT else os.kill
-    send(process.pid, number)
+    os.killpg(process.pid, number)
     output = finish(process)
     assert f"Stopped by {number.name} after " in output and "add --resume" in output
     assert "Traceback" not in output

@@ -19,6 +19,9 @@ from qiml.data.mapper import MonocularMapper
 from qiml.data.sampler import SeededDataset, TrainingSampler
 from qiml.errors import ConfigError, DatasetError
 
+# That a worker lives on if nobody ends it: as long as Slurm waits before it kills.
+_SECONDS_AFTER_SIGTERM = 30
+
 
 class Batch(list):
     """The samples of a batch; crosses from a worker process as one message.
@@ -155,8 +158,10 @@ def _finite_loader(cfg, dataset: Dataset, sampler: Sampler | None = None) -> Dat
 
 
 def _init_worker(_worker: int) -> None:
-    # Ctrl-C reaches every process of a terminal. The training finishes its step first, and needs data for it.
+    # Ctrl-C reaches every process of a terminal, and schedulers send SIGTERM to every process of a job. The
+    # training finishes its step first, and needs data for it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_SECONDS_AFTER_SIGTERM))
     _use_one_thread()
 
 

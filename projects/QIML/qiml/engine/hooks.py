@@ -169,12 +169,16 @@ class StopOnSignal(HookBase):
     def at_once(self) -> Iterator[None]:
         """Within, a signal does not wait for the end of the step: what is interrupted changes no weights."""
         self._at_once = comm.get_world_size() == 1  # others would wait for this worker in vain
+        interrupted = False
         try:
             yield
         except _Interrupted:
-            self._stop()
+            interrupted = True
         finally:
             self._at_once = False
+        # Not in the clause above: what was interrupted, such as a loader and its processes, has ended here.
+        if interrupted:
+            self._stop()
 
     def after_step(self) -> None:
         if self._any_worker_received():

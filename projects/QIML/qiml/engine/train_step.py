@@ -35,6 +35,10 @@ class TrainStep(SimpleTrainer):
         self.data_loader = data_loader
         self._batches = iter(data_loader)
 
+    def stop(self) -> None:
+        """Let the loader's processes end: told to by a signal, they would wait for what is no longer read."""
+        self.data_loader = self._batches = None
+
     def run_step(self) -> None:
         start = time.perf_counter()
         batch = next(self._batches)

@@ -145,7 +145,10 @@ class Trainer(DefaultTrainer):
         if comm.is_main_process():
             # Last and only now: they open their files, which a resume may have changed.
             self.register_hooks([hooks.PeriodicWriter(self.build_writers(), period=WINDOW)])
-        super().train()
+        try:
+            super().train()
+        finally:
+            self._trainer.stop()
         write_report_of(self.cfg)
         return self._last_eval_results
 
