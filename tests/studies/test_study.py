@@ -1,14 +1,18 @@
 """Study files and the grids they stand for."""
 
+import json
 from pathlib import Path
 
 import pytest
 import yaml
+from detectron2.config import get_cfg
 
+from qiml.config import flat_config, load_config
 from qiml.errors import ConfigError
 from qiml.studies.cell import prepare_data
-from qiml.studies.study import load_study
+from qiml.studies.study import FIRST_DEFAULTS, load_study
 
+FIRST = Path(__file__).parents[1] / "golden" / "first_defaults.json"
 STUDIES = Path(__file__).parents[2] / "configs" / "studies"
 STUDY = {
     "title": "A study",
@@ -91,6 +95,28 @@ def test_a_value_equal_to_the_default_is_the_same_run(write_study):
     default = {"none": None, "qi": {"MODEL.QUASI_ISOMETRIC.K": 1.5}}
     cells = load_study(write_study(variants=default)).part(["small"], None, [1]).cells()
     assert cells[0].identity == cells[1].identity
+
+
+def test_a_run_of_auto_is_the_run_of_what_it_stands_for(write_study):
+    """Whatever else it may stand for later."""
+    on = {"MODEL.QUASI_ISOMETRIC.ENABLED": True}
+    named = {
+        "MODEL.QUASI_ISOMETRIC.DESCRIPTOR": "depth",
+        "MODEL.QUASI_ISOMETRIC.DEPTH_SPACE": "log",
+    }
+    study = load_study(write_study(variants={"none": on, "qi": {**on, **named}}))
+    auto, by_name = study.part(["small"], None, [1]).cells()
+    assert auto.identity == by_name.identity
+
+
+def test_a_changed_default_renames_no_finished_run():
+    """Defaults of the project's own keys, and of Detectron2's that it changes, as first studied."""
+    first = json.loads(FIRST.read_text())
+    now = json.loads(json.dumps(flat_config(load_config("")) | FIRST_DEFAULTS))
+    changed = [key for key in first if now.get(key) != first[key]]
+    assert not changed, f"add to FIRST_DEFAULTS what {changed} were before"
+    new = {key: now[key] for key in now.keys() - first.keys() - flat_config(get_cfg()).keys()}
+    assert not new, f"add to {FIRST.name}: {new}"
 
 
 @pytest.mark.parametrize("path", sorted(STUDIES.glob("*.yaml")), ids=lambda path: path.stem)

@@ -40,7 +40,7 @@ def choose_depth_space(cfg) -> str:
     return "metric" if qi.FORM == "official" else "log"
 
 
-def choose_descriptor(cfg, head: nn.Module) -> str:
+def choose_descriptor(cfg, head: nn.Module | type[nn.Module]) -> str:
     """MODEL.QUASI_ISOMETRIC.DESCRIPTOR, "auto" resolved: "depth", "neck" or "roi".
 
     "auto" is "neck", as in the paper, but the head's own ``auto_descriptor`` with the two-sided form.

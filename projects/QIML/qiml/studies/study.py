@@ -9,7 +9,10 @@ from pathlib import Path
 from qiml.config import flat_config, load_config
 from qiml.data.catalog import datasets_root
 from qiml.data.documents import read_document
+from qiml.data.synthetic.dataset import VERSION
 from qiml.errors import ConfigError, DatasetError
+from qiml.modeling.box3d import BOX3D_HEAD_REGISTRY
+from qiml.modeling.metric_loss import choose_depth_space, choose_descriptor
 
 PROJECT_ROOT = Path(__file__).resolve().parents[4]
 """Where train_net.py is, and the configs that groups name."""
@@ -20,6 +23,8 @@ _STUDY = {
 }
 # What a run's result does not depend on, or what the study's `data` says already.
 _NOT_IDENTITY = ("OUTPUT_DIR", "DATASETS.TRAIN", "DATASETS.TEST", "MODEL.DEVICE", "SEED")
+FIRST_DEFAULTS: dict[str, object] = {}
+"""Of keys whose default has changed since there are studies: the one that finished runs were named by."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,8 @@ class SyntheticData:
     @property
     def identity(self) -> dict:
         """What a run's result depends on: not on maps, unless its config asks for them."""
-        return {name: value for name, value in vars(self).items() if name != "dense_depth"}
+        facts = {name: value for name, value in vars(self).items() if name != "dense_depth"}
+        return facts if VERSION == 1 else {**facts, "version": VERSION}
 
 
 @dataclass(frozen=True)
@@ -186,9 +192,9 @@ class Study:
         return sorted(cells, key=lambda cell: self.seeds.index(cell.seed))
 
     def _identity(self, group: Group, overrides: tuple[str, ...]) -> str:
-        """Of what differs from the defaults: keys that are added later leave finished runs finished."""
-        values = flat_config(load_config(str(PROJECT_ROOT / group.config), overrides))
-        defaults = flat_config(load_config(""))
+        """Of what differs from the first defaults: keys that are added later leave finished runs finished."""
+        values = _without_auto(load_config(str(PROJECT_ROOT / group.config), overrides))
+        defaults = flat_config(load_config("")) | FIRST_DEFAULTS
         changed = {
             key: value
             for key, value in values.items()
@@ -197,6 +203,17 @@ class Study:
         facts = {"config": changed, "data": self.data.identity, "frames": group.train_frames}
         text = json.dumps(facts, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _without_auto(cfg) -> dict[str, object]:
+    """All values; where a metric loss is on, what "auto" stands for now in its place."""
+    values, qi = flat_config(cfg), cfg.MODEL.QUASI_ISOMETRIC
+    if qi.ENABLED:
+        values["MODEL.QUASI_ISOMETRIC.DEPTH_SPACE"] = choose_depth_space(cfg)
+    if qi.ENABLED or cfg.MODEL.CONTRASTIVE.NAME:
+        head = BOX3D_HEAD_REGISTRY.get(cfg.MODEL.BOX3D_HEAD.NAME)
+        values["MODEL.QUASI_ISOMETRIC.DESCRIPTOR"] = choose_descriptor(cfg, head)
+    return values
 
 
 def load_study(path: str | Path) -> Study:

@@ -18,7 +18,7 @@ from qiml.io import atomic_write_text
 SETTINGS_FILE = "synthetic.json"
 STYLES = {"kitti": kitti_style, "waymo": waymo_style}
 # Raise when the same seed and index give another image or label than before.
-_VERSION = 1
+VERSION = 1
 _SMALLEST_SIDE = 32
 
 
@@ -60,7 +60,7 @@ def write_dataset(
     """
     root = Path(root)
     settings = {
-        "version": _VERSION,
+        "version": VERSION,
         "num_train": num_train,
         "num_val": num_val,
         "size": list(size),
