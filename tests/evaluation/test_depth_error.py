@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 
 from qiml.data.kitti_format import KITTIObjects
-from qiml.evaluation.depth_error import component_errors, depth_errors, replaced_by_truth
+from qiml.evaluation.depth_error import (
+    calibrated,
+    component_errors,
+    depth_errors,
+    replaced_by_truth,
+)
 from qiml.evaluation.kitti import KITTI_DIFFICULTIES, KITTI_OVERLAPS
 from qiml.evaluation.kitti_table import ObjectTable
 from tests.evaluation.test_kitti import road
@@ -46,6 +51,21 @@ def test_detections_without_3d_box_are_left_out():
     found.location[:] = -1000
     assert depth_errors(*tables(truth, found), ["Car"], HARD)["Car"]["20-40 m"]["matched"] == 0
     assert component_errors(*tables(truth, found), ["Car"], HARD) == {}
+
+
+def test_calibrated_detections_are_right_on_the_median():
+    truth, found = road("Car", "Car", "Car"), road("Car", "Car", "Car", scores=0.5)
+    truth.location[:, 2] = 10, 30, 40
+    found.location[:] = truth.location
+    centres = found.location - [0, 1.5 / 2, 0]
+    found.location[:] = centres * [[1.1], [1.25], [1.3]] + [0, 1.5 / 2, 0]
+    gt, dt = tables(truth, found)
+    mended = calibrated(gt, dt, "Car", HARD).objects
+    np.testing.assert_allclose(mended.location[1], truth.location[1])
+    np.testing.assert_allclose(mended.location[:, 2], found.location[:, 2] / 1.25)
+    assert not np.allclose(dt.objects.location[1], truth.location[1])  # as it was
+    nothing = tables(truth, found[:0])
+    assert calibrated(*nothing, "Car", HARD) is nothing[1]
 
 
 def test_components():

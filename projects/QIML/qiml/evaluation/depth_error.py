@@ -93,6 +93,28 @@ def depth_errors(
     return table
 
 
+def calibrated(gt: ObjectTable, dt: ObjectTable, name: str, difficulty: Difficulty) -> ObjectTable:
+    """Detections whose depths are all multiplied by one number, so that they are right on the median.
+
+    What then remains of a difference between two detectors is no matter of an offset in depth.
+
+    Args:
+        gt, dt: tables of the same frames.
+        name: the class whose matched pairs tell the number, the median of true over detected depth.
+        difficulty: which objects count.
+
+    Returns:
+        `dt` with the 3D centres moved along their viewing rays; as it is where nothing matched.
+    """
+    pairs = match_in_image(gt, dt, name, difficulty)
+    if not len(pairs.gt):
+        return dt
+    ratios = gt.objects.location[pairs.gt, 2] / dt.objects.location[pairs.dt, 2]
+    objects = KITTIObjects(dt.objects.types, dt.objects.values.copy())
+    _set_centres(objects, _centres(objects) * np.median(ratios))
+    return ObjectTable(objects, dt.frame, dt.frames)
+
+
 def component_errors(
     gt: ObjectTable, dt: ObjectTable, classes: Sequence[str], difficulty: Difficulty
 ) -> ErrorTable:

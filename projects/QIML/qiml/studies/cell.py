@@ -19,11 +19,11 @@ from qiml.data.synthetic import write_dataset
 from qiml.engine.descriptors import collect_descriptors
 from qiml.engine.trained import load_trained_model
 from qiml.errors import ConfigError, QIMLError
-from qiml.evaluation.depth_error import depth_errors
+from qiml.evaluation.depth_error import calibrated, depth_errors
 from qiml.evaluation.kitti_evaluation import evaluate_tables
 from qiml.evaluation.kitti_evaluator import file_name_of
 from qiml.evaluation.kitti_rules import VISIBLE, Difficulty, Overlaps
-from qiml.evaluation.kitti_table import read_table
+from qiml.evaluation.kitti_table import ObjectTable, read_table
 from qiml.evaluation.manifold import measure
 from qiml.io import atomic_write_text
 from qiml.modeling.precision import configured_dtype, convolution_dtype, dtype_name
@@ -197,9 +197,9 @@ def measure_run(cfg) -> dict[str, float | None]:
 
     Returns:
         Name → number: `ap3d_0.3` and so on (AP40 in per cent of cars at the level "visible"),
-        `depth_mae` (metres) and by range, how training went, and, after the kind of descriptor
-        (`neck_inside`), the numbers of :func:`qiml.evaluation.manifold.measure`; None where there was
-        nothing to measure.
+        `depth_mae` (metres) and by range, some of them after :func:`calibrated`, how training went, and,
+        after the kind of descriptor (`neck_inside`), the numbers of
+        :func:`qiml.evaluation.manifold.measure`; None where there was nothing to measure.
     """
     measures = {**_detection_measures(cfg), **_cost_measures(cfg), **_manifold_measures(cfg)}
     return {
@@ -217,20 +217,31 @@ def _detection_measures(cfg) -> dict[str, float]:
     gt = read_table([label_dir / f"{i}.txt" for i in ids], scored=False)
     dt = read_table([results / "data" / f"{i}.txt" for i in ids], scored=True)
     level = _visible(cfg.TEST.VISIBLE_MIN_HEIGHT)
-    evaluation = evaluate_tables(
-        gt, dt, classes=[CLASS], difficulties=[level], overlaps=OVERLAPS, metrics=("bev", "3d")
-    )
-    measures = {}
-    for table in OVERLAPS:
-        found = evaluation.results(table).get(CLASS, {}).get("AP40", {})
-        for metric in ("bev", "3d"):
-            measures[f"ap{metric}_{table}"] = found.get(metric, [0.0])[0]
+    measures = _average_precision(gt, dt, level)
     errors = depth_errors(gt, dt, [CLASS], level, DEPTHS)[CLASS]
     whole = errors.pop("0+ m")
     measures |= {"depth_mae": whole["mean"], "depth_bias": whole["bias"]}
     measures["recall_2d"] = 100 * whole["matched"] / whole["objects"]
     measures |= {f"depth_mae_{name.split()[0]}": value["mean"] for name, value in errors.items()}
+    shifted = calibrated(gt, dt, CLASS, level)
+    precision = _average_precision(gt, shifted, level)
+    measures |= {f"{name}_calibrated": precision[name] for name in ("ap3d_0.3", "ap3d_0.5")}
+    (whole,) = depth_errors(gt, shifted, [CLASS], level, DEPTHS[:1])[CLASS].values()
+    measures["depth_mae_calibrated"] = whole["mean"]
     return measures
+
+
+def _average_precision(gt: ObjectTable, dt: ObjectTable, level: Difficulty) -> dict[str, float]:
+    """AP40 in per cent by metric and overlap, such as "ap3d_0.3"."""
+    evaluation = evaluate_tables(
+        gt, dt, classes=[CLASS], difficulties=[level], overlaps=OVERLAPS, metrics=("bev", "3d")
+    )
+    found = {table: evaluation.results(table).get(CLASS, {}).get("AP40", {}) for table in OVERLAPS}
+    return {
+        f"ap{metric}_{table}": values.get(metric, [0.0])[0]
+        for table, values in found.items()
+        for metric in ("bev", "3d")
+    }
 
 
 def _visible(min_height: float) -> Difficulty:

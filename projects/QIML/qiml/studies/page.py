@@ -43,6 +43,9 @@ BY_DISTANCE = (
     Column("depth_mae_20-40", "20 to 40 m", 3),
     Column("depth_mae_40+", "40 m and more", 3),
     Column("depth_bias", "bias", 3),
+    Column("depth_mae_calibrated", "calibrated", 3),
+    Column("ap3d_0.3_calibrated", "AP3D .3, calibrated", 2),
+    Column("ap3d_0.5_calibrated", "AP3D .5, calibrated", 2),
 )
 MANIFOLD = (
     Column("inside", "pairs inside the bounds", 3),
@@ -79,8 +82,8 @@ def render_study(study: Study, results: Results, command: str) -> str:
         )
         parts.append(_table(study, values, DETECTION, _difference_cells))
         parts.append(
-            f"Depth error by the car's distance, and its bias (detected − true), m: of `{study.baseline}`, "
-            "then the differences to it."
+            f"Depth error by the car's distance, its bias (detected − true), m, and what calibration leaves: "
+            f"of `{study.baseline}`, then the differences to it."
         )
         parts.append(_table(study, values, BY_DISTANCE, _spread_or_difference_cells))
         for kind, title in DESCRIPTORS.items():
@@ -152,9 +155,14 @@ def _table(
     columns: tuple[Column, ...],
     cells: Callable[..., list[str] | None],
 ) -> str:
-    """A row for each variant that has runs; `cells` fills it and says by None that it has none."""
+    """A row for each variant that has runs; `cells` fills it and says by None that it has none.
+
+    Columns that no run knows are left out.
+    """
     if cells is _difference_cells:
         columns = tuple(column for column in columns if column.compared)
+    known = {key for runs in values.values() for measures in runs.values() for key in measures}
+    columns = tuple(column for column in columns if column.key in known)
     rows = [
         "| | " + " | ".join(c.title for c in columns) + " | seeds |",
         "|---" * (len(columns) + 2) + "|",
