@@ -103,15 +103,19 @@ def test_killed_at_any_moment(start, tmp_path, workers, assert_same_checkpoint):
     assert_same_record(whole, killed)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_told_to_stop(start, tmp_path, number):
-    """Finishes the step, saves, says how to go on, exits with 0. To all: so do terminals and schedulers."""
+@pytest.mark.parametrize(
+    "send, number",
+    [(os.kill, signal.SIGTERM), (os.killpg, signal.SIGTERM), (os.killpg, signal.SIGINT)],
+    ids=["SIGTERM", "SIGTERM to all, as schedulers", "SIGINT to all, as terminals"],
+)
+def test_told_to_stop(start, tmp_path, send, number):
+    """Finishes the step, saves, says how to go on, exits with 0."""
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     iterations = 60
     changes = ("SOLVER.MAX_ITER", iterations, "SOLVER.CHECKPOINT_PERIOD", 1000)
     process = start(stopped, *changes, "DATALOADER.NUM_WORKERS", 2)
     wait_for_line(process, stopped / "metrics.json")  # of step 20
-    os.killpg(process.pid, number)
+    send(process.pid, number)
     output = finish(process)
     assert f"Stopped by {number.name} after " in output and "add --resume" in output
     assert "Traceback" not in output

@@ -58,12 +58,14 @@ def _worker(rank, configs):
 
 
 @pytest.mark.parametrize(
-    "size, empty", [(2, 0), (3, 3)], ids=["even", "uneven, some without objects"]
+    "size, empty, crop",
+    [(2, 0, 0.0), (2, 0, 0.5), (3, 3, 0.5)],
+    ids=["even", "even, some cropped", "uneven, some without objects"],
 )
 def test_workers_give_the_losses_and_gradients_of_one(
-    kitti_folder, tiny_config, tiny_steerable, spawn_workers, size, empty
+    kitti_folder, tiny_config, tiny_steerable, spawn_workers, size, empty, crop
 ):
-    """Four of five frames, of objects of other sizes each.
+    """Four of five frames, of objects of other sizes each; cropped ones have no 3D supervision.
 
     With three empty frames, at least one of three workers has none. The workers start once for all detectors,
     which takes longer than all they do.
@@ -75,8 +77,7 @@ def test_workers_give_the_losses_and_gradients_of_one(
         objects.dimensions[:] *= 1 + 0.2 * index
         write_objects(path, objects if index >= empty else objects[:0])
     common = ("DATASETS.TRAIN", f"('kitti_format:{root}:train',)", "SOLVER.IMS_PER_BATCH", 4)
-    # Of cropped frames nothing is learnt in 3D.
-    common += ("INPUT.AUGMENTATION.CROP", 0.0)
+    common += ("INPUT.AUGMENTATION.CROP", crop)
     detectors = {head: ("MODEL.BOX3D_HEAD.NAME", head) for head in HEADS}
     detectors["DEVIANT"] = tiny_steerable
     configs = {

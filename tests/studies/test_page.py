@@ -1,13 +1,17 @@
 """The tables of a study."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from qiml.studies.page import NOT_SIGNIFICANT, render_study, replace_section
 from qiml.studies.plot import plot_differences
-from qiml.studies.study import Cell, Group, Study, SyntheticData
+from qiml.studies.records import finished
+from qiml.studies.study import Cell, Group, Study, SyntheticData, load_study
 
+ROOT = Path(__file__).parents[2]
+STUDIES = ROOT / "configs" / "studies"
 DATA = SyntheticData("96x64", 8, 4, 3)
 STUDY = Study(
     "mine", "My study", "About it.", DATA, {"g": Group("c.yaml")},
@@ -75,6 +79,17 @@ def test_an_unfinished_study_shows_what_there_is(results):
 def test_without_the_baseline_there_are_no_differences(results):
     some = {cell: record for cell, record in results.items() if cell.variant == "good"}
     assert "| `good` | 37.00" in render_study(STUDY, some, "c")
+
+
+@pytest.mark.parametrize("path", sorted(STUDIES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_projects_page_shows_its_records(path):
+    """Else `tools/ablate.py STUDY --render` is missing after a change to records, study or tables."""
+    page, study = (ROOT / "docs" / "results.md").read_text(encoding="utf-8"), load_study(path)
+    if f"<!-- study {study.name} -->" not in page:
+        return
+    found = finished(study.cells(), ROOT / "docs" / "results")
+    section = render_study(study, found, f"python tools/ablate.py configs/studies/{path.name}")
+    assert section in page
 
 
 def test_a_section_replaces_its_predecessor_alone():

@@ -82,13 +82,13 @@ def render_study(study: Study, results: Results, command: str) -> str:
         )
         parts.append(_table(study, values, DETECTION, _difference_cells))
         parts.append(
-            f"Depth error by the car's distance, its bias (detected − true), m, and what calibration leaves: "
-            f"of `{study.baseline}`, then the differences to it."
+            f"Depth error by the car's distance, and its bias (detected − true), m: of `{study.baseline}`, "
+            "then the differences to it."
         )
         parts.append(_table(study, values, BY_DISTANCE, _spread_or_difference_cells))
         for kind, title in DESCRIPTORS.items():
             columns = tuple(replace(c, key=f"{kind}_{c.key}") for c in MANIFOLD)
-            if any(columns[0].key in m for runs in values.values() for m in runs.values()):
+            if _known(columns, values):
                 parts.append(f"Feature space at the evaluation's objects, {title}:")
                 parts.append(_table(study, values, columns, _spread_cells))
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -155,14 +155,10 @@ def _table(
     columns: tuple[Column, ...],
     cells: Callable[..., list[str] | None],
 ) -> str:
-    """A row for each variant that has runs; `cells` fills it and says by None that it has none.
-
-    Columns that no run knows are left out.
-    """
+    """A row for each variant that has runs; `cells` fills it and says by None that it has none."""
     if cells is _difference_cells:
         columns = tuple(column for column in columns if column.compared)
-    known = {key for runs in values.values() for measures in runs.values() for key in measures}
-    columns = tuple(column for column in columns if column.key in known)
+    columns = _known(columns, values)
     rows = [
         "| | " + " | ".join(c.title for c in columns) + " | seeds |",
         "|---" * (len(columns) + 2) + "|",
@@ -172,6 +168,12 @@ def _table(
         if row:
             rows.append(f"| `{variant}` | {' | '.join(row)} |")
     return "\n".join(rows)
+
+
+def _known(columns: tuple[Column, ...], values: dict[str, dict[int, dict]]) -> tuple[Column, ...]:
+    """Those that some run has measured: what is measured has grown since the first studies."""
+    measured = {key for runs in values.values() for measures in runs.values() for key in measures}
+    return tuple(column for column in columns if column.key in measured)
 
 
 def _spread_cells(study: Study, values, variant: str, columns) -> list[str]:
