@@ -1,8 +1,8 @@
 """Speed as ratios, measured in one run on this machine; nothing here is a test.
 
 Each line of the first table times two ways to the same numbers: a stated reference, and what QIML does. Then
-come the parts of a training step, inference, data, metrics, and how time grows with work. Some six minutes on
-two cores that are otherwise idle; on a busy machine `--cpu-time --threads 1` is disturbed least.
+come the parts of a training step, inference, data, metrics, and how time grows with work. Some eight minutes
+on two cores that are otherwise idle; on a busy machine `--cpu-time --threads 1` is disturbed least.
 
     python tools/benchmark.py --page docs/performance.md     # writes the page of the documentation
     python tools/benchmark.py --quick                        # everything once and tiny, to see that it runs

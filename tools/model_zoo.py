@@ -40,7 +40,12 @@ PUBLISHED: dict[str, tuple[tuple[tuple[float, float, float], str], ...]] = {
         ((17.94, 13.72, 12.10), "MonoDLE's README, its code"),
         ((17.32, 14.35, 12.22), "DDML-M3DOD's README, the baseline"),
     ),
-    "monodle_dla34_qi_depth": (((21.31, 16.53, 13.93), "DDML-M3DOD's README"),),
+    "monodle_dla34_qi_depth": (
+        (
+            (21.31, 16.53, 13.93),
+            "DDML-M3DOD's README; by its own form of the loss, `FORM official`",
+        ),
+    ),
     "gupnet_dla34": (
         ((22.76, 16.46, 13.72), "paper, in GUPNet's README; trained on cars"),
         ((23.19, 16.23, 13.57), "GUPNet's README, its checkpoint of three classes"),

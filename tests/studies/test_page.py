@@ -59,6 +59,19 @@ def test_depth_errors_by_distance_beside_the_baselines(results):
     assert good.startswith("| `good` | **-5.000 [-5.100, -4.900], 0 of 3** | +0.000")
 
 
+@pytest.mark.parametrize(
+    "counts, said",
+    [
+        ((0,), "seed 3."),
+        ((4,), "seed 3, of which the first 4 train."),
+        ((4, 2), "first 2 to 4 train."),
+    ],
+)
+def test_says_how_many_of_the_frames_train(counts, said):
+    groups = {f"g{count}": Group("c.yaml", train_frames=count) for count in counts}
+    assert said in render_study(replace(STUDY, groups=groups), {}, "c")
+
+
 def test_says_which_runs_another_machine_computed(results):
     for cell, record in results.items():
         record["seconds"] = None

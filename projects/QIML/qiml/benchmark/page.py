@@ -12,7 +12,9 @@ INTRODUCTION = """\
 # Performance
 
 Ratios come first: each is taken in one run on one machine, both sides in turns, the fastest of each.
-Absolute times are this machine's. This page is written by the command below.
+Absolute times are this machine's. Rows are measured minutes apart, and a shared machine drifts by tens of per
+cent meanwhile: compare within a row. Of whole steps, ratios between 0.9 and 1.15 are noise. This page is
+written by the command below.
 
 The *official style* is the same network and the same losses, run as the official code of MonoDLE and its
 relatives runs them: float32 in NCHW order, every branch over the whole map (the object-depth head's too, at
