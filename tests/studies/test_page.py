@@ -67,9 +67,9 @@ def test_depth_errors_by_distance_beside_the_baselines(results):
         ((4, 2), "first 2 to 4 train."),
     ],
 )
-def test_says_how_many_of_the_frames_train(counts, said):
+def test_says_how_many_of_the_frames_train(counts, said, results):
     groups = {f"g{count}": Group("c.yaml", train_frames=count) for count in counts}
-    assert said in render_study(replace(STUDY, groups=groups), {}, "c")
+    assert said in render_study(replace(STUDY, groups=groups), results, "c")
 
 
 def test_says_which_runs_another_machine_computed(results):
