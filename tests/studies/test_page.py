@@ -59,6 +59,13 @@ def test_depth_errors_by_distance_beside_the_baselines(results):
     assert good.startswith("| `good` | **-5.000 [-5.100, -4.900], 0 of 3** | +0.000")
 
 
+def test_nothing_is_compared_with_what_the_baseline_has_not_measured(results):
+    for cell, record in results.items():
+        if cell.variant == "good":
+            record["measures"]["depth_mae_calibrated"] = 1.0
+    assert "calibrated" not in render_study(STUDY, results, "c")
+
+
 @pytest.mark.parametrize(
     "counts, said",
     [

@@ -166,7 +166,9 @@ def _table(
     """A row for each variant that has runs; `cells` fills it and says by None that it has none."""
     if cells is _difference_cells:
         columns = tuple(column for column in columns if column.compared)
-    columns = _known(columns, values)
+    # What the baseline's runs have not measured, nothing can be compared with.
+    runs = values if cells is _spread_cells else {study.baseline: values.get(study.baseline, {})}
+    columns = _known(columns, runs)
     rows = [
         "| | " + " | ".join(c.title for c in columns) + " | seeds |",
         "|---" * (len(columns) + 2) + "|",
