@@ -106,7 +106,7 @@ def test_the_projects_page_shows_its_records(path):
     """Else `tools/ablate.py STUDY --render` is missing after a change to records, study or tables."""
     page, study = (ROOT / "docs" / "results.md").read_text(encoding="utf-8"), load_study(path)
     if f"<!-- study {study.name} -->" not in page:
-        return
+        pytest.skip("not on the page yet")
     found = finished(study.cells(), ROOT / "docs" / "results")
     section = render_study(study, found, f"python tools/ablate.py configs/studies/{path.name}")
     assert section in page

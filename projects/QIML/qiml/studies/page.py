@@ -75,20 +75,24 @@ def render_study(study: Study, results: Results, command: str) -> str:
             continue
         if len(study.groups) > 1:
             parts.append(f"### {group}")
-        parts.append(_table(study, values, DETECTION, _spread_cells))
+        parts.append(_table(study, values, _known(DETECTION, values), _spread_cells))
+        # What the baseline's runs have not measured, nothing can be compared with.
+        baseline = {study.baseline: values.get(study.baseline, {})}
+        compared = tuple(c for c in _known(DETECTION, baseline) if c.compared)
         parts.append(
             f"Differences to `{study.baseline}`, paired by seed: mean [95 % bootstrap interval], in how "
             "many seeds the measure rose (0 of 5: it fell in all, as an error should)."
         )
-        parts.append(_table(study, values, DETECTION, _difference_cells))
+        parts.append(_table(study, values, compared, _difference_cells))
         parts.append(
             f"Depth error by the car's distance, and its bias (detected − true), m: of `{study.baseline}`, "
             "then the differences to it."
         )
-        parts.append(_table(study, values, BY_DISTANCE, _spread_or_difference_cells))
+        by_distance = _known(BY_DISTANCE, baseline)
+        parts.append(_table(study, values, by_distance, _spread_or_difference_cells))
         for kind, title in DESCRIPTORS.items():
-            columns = tuple(replace(c, key=f"{kind}_{c.key}") for c in MANIFOLD)
-            if _known(columns, values):
+            of_kind = tuple(replace(c, key=f"{kind}_{c.key}") for c in MANIFOLD)
+            if columns := _known(of_kind, values):
                 parts.append(f"Feature space at the evaluation's objects, {title}:")
                 parts.append(_table(study, values, columns, _spread_cells))
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -123,7 +127,7 @@ def _data(study: Study) -> str:
     counts = {group.train_frames for group in study.groups.values() if group.train_frames}
     if not counts:
         return text
-    first = f"{min(counts)} to {max(counts)}" if len(counts) > 1 else str(*counts)
+    first = f"{min(counts)} to {max(counts)}" if len(counts) > 1 else max(counts)
     return f"{text}, of which the first {first} train"
 
 
@@ -164,11 +168,6 @@ def _table(
     cells: Callable[..., list[str] | None],
 ) -> str:
     """A row for each variant that has runs; `cells` fills it and says by None that it has none."""
-    if cells is _difference_cells:
-        columns = tuple(column for column in columns if column.compared)
-    # What the baseline's runs have not measured, nothing can be compared with.
-    runs = values if cells is _spread_cells else {study.baseline: values.get(study.baseline, {})}
-    columns = _known(columns, runs)
     rows = [
         "| | " + " | ".join(c.title for c in columns) + " | seeds |",
         "|---" * (len(columns) + 2) + "|",
