@@ -2,12 +2,13 @@
 """Train or evaluate a monocular 3D detector on one machine."""
 
 import torch
-from detectron2.engine import default_argument_parser, launch
+from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
 
 from qiml.config import load_config
 from qiml.engine.checkpoint import DetectorCheckpointer
 from qiml.engine.ema import load_average
+from qiml.engine.launch import launch_workers
 from qiml.engine.setup import check_batch_divides, start_run
 from qiml.engine.trained import switch_off_auxiliary_losses
 from qiml.engine.trainer import Trainer, write_report_of
@@ -34,13 +35,15 @@ Your own data, in KITTI's layout, with other settings:
 
 
 def setup(args):
-    """Config of the command line, logged and frozen."""
+    """Config of the command line, logged, without what an evaluation does not need, and frozen."""
     cfg = load_config(args.config_file, args.opts)
+    if not args.eval_only:
+        check_batch_divides(cfg, comm.get_world_size())
+    # The folder's config.yaml is that of the run, which was perhaps trained with the losses.
+    start_run(cfg, args)
     if args.eval_only:
         switch_off_auxiliary_losses(cfg)
     cfg.freeze()
-    check_batch_divides(cfg, comm.get_world_size())
-    start_run(cfg, args)
     return cfg
 
 
@@ -72,11 +75,4 @@ if __name__ == "__main__":
                 expected=f"at most the {torch.cuda.device_count()} GPUs of this machine",
                 mend="leave the option out to run on one device, GPU or CPU",
             )
-        launch(
-            main,
-            args.num_gpus,
-            num_machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-            args=(args,),
-        )
+        launch_workers(main, args)

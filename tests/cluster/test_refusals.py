@@ -45,6 +45,10 @@ def refuses(monkeypatch, capsys, tmp_path):
         (("--num-workers", "1:2:3"), "--num-workers: found '1:2:3'"),
         (("--num-workers", 0), "--num-workers: found '0'"),
         (("SOLVER.REFERENCE_WORLD_SIZE", 4), "SOLVER.REFERENCE_WORLD_SIZE: found 4"),
+        (
+            ("--num-workers", "1:2", "SOLVER.REFERENCE_WORLD_SIZE", 2),
+            "SOLVER.REFERENCE_WORLD_SIZE: found 2",
+        ),
         (("--name", "a/b"), "--name: found 'a/b'"),
     ],
 )

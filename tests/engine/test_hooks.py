@@ -1,11 +1,14 @@
+import signal
 from itertools import count
+from types import SimpleNamespace
 
 import pytest
 import torch
 from detectron2.engine import TrainerBase
 from torch import nn
 
-from qiml.engine.hooks import Evaluate, PreciseBatchNorm
+from qiml.engine.hooks import Evaluate, PreciseBatchNorm, StopOnSignal
+from qiml.modeling.branches import RegionBatchNorm2d
 
 
 class Loop(TrainerBase):
@@ -31,12 +34,14 @@ class Detector(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.norms = nn.ModuleList(nn.BatchNorm1d(3) for _ in range(3))
+        self.norms = nn.ModuleList([nn.BatchNorm1d(3), RegionBatchNorm2d(3), nn.BatchNorm1d(3)])
 
     def forward(self, batch):
         self.norms[0](torch.stack([frame["values"] for frame in batch]))
-        objects = torch.stack([f["values"] for f in batch if len(f["instances"])])
-        self.norms[1](torch.cat([objects, objects]))
+        objects = torch.stack([f["values"] for f in batch])[
+            [bool(len(f["instances"])) for f in batch]
+        ]
+        self.norms[1](torch.cat([objects, objects])[:, :, None, None])
         if len(objects) > 1:
             self.norms[2](objects)
 
@@ -88,3 +93,12 @@ def test_a_failed_training_is_not_evaluated(fails_at, evaluations):
         with pytest.raises(RuntimeError):
             loop.train(0, 5)
     assert len(seen) == evaluations
+
+
+def test_a_signal_from_before_an_evaluation_does_not_wait_for_it():
+    stop, saved = StopOnSignal(SimpleNamespace(save=lambda *a, **k: saved.append(a))), []
+    stop.trainer = SimpleNamespace(iter=4, max_iter=10)
+    stop._received = signal.SIGTERM
+    with pytest.raises(SystemExit), stop.at_once():
+        pytest.fail("it was evaluated")
+    assert saved == [("model_0000004",)]

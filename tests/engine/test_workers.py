@@ -1,5 +1,8 @@
 """Two workers with half a batch each train as one with the whole: losses, gradients, statistics, weights."""
 
+from functools import partial
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +14,7 @@ from qiml.config import load_config_text
 from qiml.data.catalog import register_datasets
 from qiml.data.kitti_format import read_objects, write_objects
 from qiml.data.loader import build_train_loader
+from qiml.engine.hooks import PreciseBatchNorm
 from qiml.engine.train_step import average_running_statistics, distribute
 from qiml.engine.trainer import Trainer
 
@@ -80,6 +84,7 @@ def test_workers_give_the_losses_and_gradients_of_one(
     common += ("INPUT.AUGMENTATION.CROP", crop)
     detectors = {head: ("MODEL.BOX3D_HEAD.NAME", head) for head in HEADS}
     detectors["DEVIANT"] = tiny_steerable
+    detectors["within images"] = ("MODEL.QUASI_ISOMETRIC.ACROSS_IMAGES", False)
     configs = {
         name: tiny_config(*common, *detector, "INPUT.FILTER.MIN_HEIGHT", 1.0)
         for name, detector in detectors.items()
@@ -111,3 +116,31 @@ def _average(rank):
 def test_running_statistics_are_the_mean_over_workers(spawn_workers):
     for first, second in spawn_workers(_average, 2):
         assert first == ([0.5] * 3, [2.0] * 3) and second == ([0.5] * 2, [2.0] * 2)
+
+
+def _precise_statistics(rank, config):
+    torch.set_num_threads(1)
+    cfg = load_config_text(config)
+    register_datasets(cfg.DATASETS.TRAIN)
+    model = Trainer.build_model(cfg)
+    hook = PreciseBatchNorm(model, partial(build_train_loader, cfg), num_iter=4, period=0)
+    hook.trainer = SimpleNamespace(iter=0, max_iter=1)
+    hook.after_step()
+    layers = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    return [(layer.running_mean.tolist(), layer.running_var.tolist()) for layer in layers]
+
+
+def test_statistics_are_measured_where_some_workers_see_no_objects(
+    kitti_folder, tiny_config, spawn_workers
+):
+    """Losses add over workers: one that passed over a batch would leave the other waiting."""
+    root = kitti_folder(frames=4)
+    for index in range(2):
+        path = root / "training" / "label_2" / f"{index:06d}.txt"
+        write_objects(path, read_objects(path, scored=False)[:0])
+    cfg = tiny_config(
+        *("DATASETS.TRAIN", f"('kitti_format:{root}:train',)", "SOLVER.IMS_PER_BATCH", 2),
+        *("INPUT.FILTER.MIN_HEIGHT", 1.0, "MODEL.BOX3D_HEAD.NAME", "GUPNetHead"),
+    )
+    first, second = spawn_workers(_precise_statistics, 2, cfg.dump())
+    assert first == second and np.isfinite(np.concatenate(sum(first, ()))).all()

@@ -15,7 +15,7 @@ from detectron2.evaluation import inference_context
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from fvcore.common.checkpoint import Checkpointer
-from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
+from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
 
 from qiml.engine.train_step import average_running_statistics
@@ -50,36 +50,49 @@ class PreciseBatchNorm(HookBase):
             logger.info("Measuring batch normalisation's statistics on %d batches", self.num_iter)
             was_training = self.model.training
             self.model.train()
+            layers = [_Moments(layer) for layer in get_bn_modules(self.model)]
             with EventStorage(), torch.no_grad():
-                self._measure(islice(iter(self.build_loader()), self.num_iter))
+                # Every batch, also where this worker's part is without objects: losses wait for all workers.
+                for batch in islice(iter(self.build_loader()), self.num_iter):
+                    self.model(batch)
+            for layer in layers:
+                layer.finish()
             self.model.train(was_training)
             average_running_statistics(self.model)
 
-    def _measure(self, batches: Iterable) -> None:
-        """fvcore gives statistics of 0 to layers that no batch came through: they keep theirs."""
-        kept = {
-            layer: (layer.running_mean.clone(), layer.running_var.clone())
-            for layer in get_bn_modules(self.model)
-        }
-        used = set()
-        hooks = [layer.register_forward_hook(lambda layer, *_: used.add(layer)) for layer in kept]
-        update_bn_stats(_OfObjects(self.model), batches, self.num_iter)
-        for hook in hooks:
-            hook.remove()
-        for layer in kept.keys() - used:
-            layer.running_mean, layer.running_var = kept[layer]
 
+class _Moments:
+    """Mean and variance of all that comes through a layer of batch normalisation, however it is batched.
 
-class _OfObjects(nn.Module):
-    """The model, which passes over batches without objects: a second stage has no statistics of them."""
+    As fvcore's `update_bn_stats`, but for layers that little or nothing comes through: a second stage
+    has no regions in images without objects. Without any, the layer keeps its statistics.
+    """
 
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
+    def __init__(self, layer: nn.Module):
+        self.layer, self.momentum = layer, layer.momentum
+        self.kept = layer.running_mean.clone(), layer.running_var.clone()
+        self.mean, self.square = (torch.zeros_like(kept) for kept in self.kept)
+        self.count = 0
+        layer.momentum = 1.0  # its statistics become those of the batch
+        self.hook = layer.register_forward_hook(self._add)
 
-    def forward(self, batch: Sequence[dict]) -> None:
-        if any(len(frame["instances"]) for frame in batch):
-            self.model(batch)
+    def _add(self, layer: nn.Module, inputs: tuple[torch.Tensor], _output: torch.Tensor) -> None:
+        values = inputs[0].numel() // inputs[0].shape[1]
+        if not values:
+            return
+        self.count += values
+        share = values / self.count
+        square = layer.running_mean.square() + layer.running_var * ((values - 1) / values)
+        self.mean += (layer.running_mean - self.mean) * share
+        self.square += (square - self.square) * share
+
+    def finish(self) -> None:
+        """Give the layer what was measured."""
+        self.hook.remove()
+        self.layer.momentum = self.momentum
+        measured = (self.mean, self.square - self.mean.square()) if self.count else self.kept
+        self.layer.running_mean.copy_(measured[0])
+        self.layer.running_var.copy_(measured[1])
 
 
 class Evaluate(EvalHook):
@@ -132,7 +145,7 @@ class ShowPredictions(HookBase):
 
 
 class StopOnSignal(HookBase):
-    """On SIGTERM or Ctrl-C: finish the step, save a checkpoint, stop. A second signal stops at once.
+    """On SIGTERM or Ctrl-C: finish the step, save a checkpoint, stop. A second of its kind stops at once.
 
     With several workers all stop after the same step, whichever was told to. Does nothing outside the
     main thread, where Python takes no signals. Register it last.
@@ -159,15 +172,18 @@ class StopOnSignal(HookBase):
         self._previous = {}
 
     def _receive(self, number: int, _frame) -> None:
-        self._received = signal.Signals(number)
-        for each in self.SIGNALS:
-            signal.signal(each, signal.SIG_DFL)
+        self._received = self._received or signal.Signals(number)
+        # Of its kind alone: where the main process of several workers ends, the system sends them SIGINT.
+        signal.signal(number, signal.SIG_DFL)
         if self._at_once:
+            self._at_once = False
             raise _Interrupted
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
         """Within, a signal does not wait for the end of the step: what is interrupted changes no weights."""
+        if self._any_worker_received():
+            self._stop()
         self._at_once = comm.get_world_size() == 1  # others would wait for this worker in vain
         interrupted = False
         try:

@@ -135,7 +135,9 @@ def check_config(cfg, workers: Workers) -> None:
             expected="at least one image for each",
             mend="change the batch size, or MAX in --num-workers MIN:MAX",
         )
-    if cfg.SOLVER.REFERENCE_WORLD_SIZE not in (0, workers.most):
+    # Of a number that changes Detectron2 would scale batch and schedule anew at each change.
+    fixed = (workers.most,) if workers.least == workers.most else ()
+    if cfg.SOLVER.REFERENCE_WORLD_SIZE not in (0, *fixed):
         raise ConfigError(
             "SOLVER.REFERENCE_WORLD_SIZE",
             found=str(cfg.SOLVER.REFERENCE_WORLD_SIZE),

@@ -14,7 +14,7 @@ def start_run(cfg, args: argparse.Namespace) -> None:
     """Logging, seeds and a copy of the config in OUTPUT_DIR, on one worker of a run.
 
     Args:
-        cfg: frozen.
+        cfg: of the whole run.
         args: logged; `config_file` and `eval_only` are read where they are there.
     """
     default_setup(cfg, args)

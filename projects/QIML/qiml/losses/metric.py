@@ -59,15 +59,16 @@ def pairwise_distances(a: Tensor, b: Tensor) -> Tensor:
 
 def _gather_objects(features: Tensor, depth: Tensor) -> tuple[Tensor, Tensor]:
     """Objects of all workers in rank order; only this worker's part carries a gradient."""
-    count = torch.tensor([len(depth)], device=depth.device)
+    count = torch.full((1,), len(depth), device=depth.device)
     counts = [torch.zeros_like(count) for _ in range(world_size())]
     dist.all_gather(counts, count)
-    longest = int(max(counts))
+    lengths = torch.cat(counts).tolist()  # the one time that a GPU is waited for
+    longest = max(lengths)
     local = torch.cat([features.detach(), depth[:, None]], dim=1)
     padded = F.pad(local, (0, 0, 0, longest - len(local)))
     gathered = [torch.zeros_like(padded) for _ in counts]
     dist.all_gather(gathered, padded)
-    parts = [part[: int(n)] for part, n in zip(gathered, counts, strict=True)]
+    parts = [part[:n] for part, n in zip(gathered, lengths, strict=True)]
     all_features = [part[:, :-1] for part in parts]
     all_features[dist.get_rank()] = features
     return torch.cat(all_features), torch.cat([part[:, -1] for part in parts])

@@ -96,6 +96,7 @@ def detections_by_image(
     """
     detections = []
     for index, image_size in enumerate(image_sizes):
-        own = kept & (image_index == index)
+        # Indices: each field taken by a mask would wait for a GPU.
+        own = (kept & (image_index == index)).nonzero().squeeze(1)
         detections.append(Instances(image_size, **{k: v[own] for k, v in fields.items()}))
     return detections

@@ -10,6 +10,7 @@ from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from qiml.errors import ConfigError
+from qiml.losses.reduction import global_mean
 from qiml.modeling.box3d import build_box3d_head, head_for_inference
 from qiml.modeling.metric_loss import (
     DESCRIPTORS,
@@ -170,7 +171,7 @@ class MonocularDetector3D(nn.Module):
             return self.metric_loss(descriptors, depth)
         image_index = targets.image_index[targets.supervised]
         own = [image_index == i for i in range(len(features))]
-        return torch.stack([self.metric_loss(descriptors[i], depth[i]) for i in own]).mean()
+        return global_mean(torch.stack([self.metric_loss(descriptors[i], depth[i]) for i in own]))
 
     def descriptors(
         self, features: Tensor, predictions, targets: ObjectTargets, kind: str

@@ -64,7 +64,5 @@ def computes_in(device_type: str, dtype: torch.dtype) -> bool:
 def _cpu_computes_in(dtype: torch.dtype) -> bool:
     if not torch.backends.mkldnn.is_available():
         return False
-    ops = torch.ops.mkldnn
-    if dtype == torch.bfloat16:
-        return ops._is_mkldnn_bf16_supported()
-    return ops._is_mkldnn_fp16_supported()
+    # Gradients in float16 need scaling, which is for GPUs here.
+    return dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()

@@ -3,6 +3,7 @@
 from qiml.modeling.box3d.build import (
     BOX3D_HEAD_REGISTRY,
     build_box3d_head,
+    head_class,
     head_for_inference,
 )
 from qiml.modeling.box3d.did_m3d import DIDM3DHead
@@ -17,5 +18,6 @@ __all__ = [
     "MonoConHead",
     "MonoDLEHead",
     "build_box3d_head",
+    "head_class",
     "head_for_inference",
 ]

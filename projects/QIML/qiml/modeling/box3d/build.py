@@ -30,6 +30,15 @@ and, where it has one,
 
 def build_box3d_head(cfg, input_shape: ShapeSpec) -> nn.Module:
     """Head named by MODEL.BOX3D_HEAD.NAME, on a map of `input_shape` (channels and stride)."""
+    return head_class(cfg)(cfg, input_shape)
+
+
+def head_class(cfg) -> type[nn.Module]:
+    """What MODEL.BOX3D_HEAD.NAME names.
+
+    Raises:
+        ConfigError: no such head is registered.
+    """
     name = cfg.MODEL.BOX3D_HEAD.NAME
     if name not in BOX3D_HEAD_REGISTRY:
         raise ConfigError(
@@ -38,7 +47,7 @@ def build_box3d_head(cfg, input_shape: ShapeSpec) -> nn.Module:
             expected=f"one of {sorted(key for key, _ in BOX3D_HEAD_REGISTRY)}",
             mend="use a registered head, or import the module that registers yours",
         )
-    return BOX3D_HEAD_REGISTRY.get(name)(cfg, input_shape)
+    return BOX3D_HEAD_REGISTRY.get(name)
 
 
 def head_for_inference(head: nn.Module) -> nn.Module:
