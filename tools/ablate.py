@@ -3,16 +3,17 @@
 
 import argparse
 import os
+import shlex
 import sys
 from functools import partial
 from pathlib import Path
 
-from qiml.errors import ConfigError, exit_on_error
+from qiml.errors import ConfigError, QIMLError, exit_on_error
 from qiml.io import atomic_write_text
 from qiml.studies.page import render_study, replace_section
 from qiml.studies.plot import plot_differences
 from qiml.studies.records import finished
-from qiml.studies.runner import in_processes, on_ray, run_study
+from qiml.studies.runner import in_processes, on_ray, run_study, visible_gpus
 from qiml.studies.study import Cell, Study, load_study
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -56,9 +57,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--variants", nargs="+", help="only these variants of the study")
     parser.add_argument("--seeds", nargs="+", type=int, help="these seeds instead of the study's")
     parser.add_argument(
-        "--jobs", type=int, default=os.cpu_count(), help="runs at once (default: one a core)"
+        "--jobs", type=positive, help="runs at once (default: one a GPU, without GPUs one a core)"
     )
-    parser.add_argument("--threads", type=int, default=1, help="threads a run (default 1)")
+    parser.add_argument("--threads", type=positive, default=1, help="threads a run (default 1)")
     parser.add_argument("--ray", metavar="ADDRESS", help="run on this Ray cluster, such as `auto`")
     parser.add_argument(
         "--results",
@@ -80,6 +81,14 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def positive(text: str) -> int:
+    """A number of at least 1; ValueError, which argparse turns into a message, for others."""
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
+
+
 def main() -> None:
     args = parse_arguments()
     with exit_on_error():
@@ -89,24 +98,30 @@ def main() -> None:
             print_progress(study, records)
             return
         if args.compare:
-            print(render_study(study.against(args.compare), *kept_results(study, records)))
+            results = kept_results(study, records)
+            print(render_study(study.against(args.compare), results, describe_command(args)))
             return
-        errors = []
-        if not args.render:
-            if args.ray:
-                run_all = partial(
-                    on_ray, output_root=args.output, address=args.ray, threads=args.threads
-                )
-            else:
-                run_all = partial(
-                    in_processes, output_root=args.output, jobs=args.jobs, threads=args.threads
-                )
-            errors = run_study(study, records, run_all)
-        write_page(study, records, args.page or args.results.with_name("results.md"))
-        for error in errors:
-            print(f"error: {error}", file=sys.stderr)
+        errors = [] if args.render else run_missing(study, records, args)
+        if errors and not finished(study.cells(), records.parent):
+            sys.exit(1)
+        page = args.page or args.results.resolve().with_name("results.md")
+        write_page(study, kept_results(study, records), describe_command(args), page)
         if errors:
             sys.exit(1)
+
+
+def run_missing(study: Study, records: Path, args: argparse.Namespace) -> list[QIMLError]:
+    """Run what is not finished; prints and returns the errors of what failed."""
+    where = {"output_root": args.output, "threads": args.threads}
+    if args.ray:
+        run_all = partial(on_ray, address=args.ray, **where)
+    else:
+        jobs = args.jobs or len(visible_gpus()) or os.cpu_count()
+        run_all = partial(in_processes, jobs=jobs, **where)
+    errors = run_study(study, records, run_all)
+    for error in errors:
+        print(f"error: {error}", file=sys.stderr)
+    return errors
 
 
 def print_progress(study: Study, records: Path) -> None:
@@ -118,8 +133,17 @@ def print_progress(study: Study, records: Path) -> None:
     print(f"{len(done)} of {len(cells)} runs finished")
 
 
-def kept_results(study: Study, records: Path) -> tuple[dict[Cell, dict], str]:
-    """Results of the finished runs, and the command that made them.
+def describe_command(args: argparse.Namespace) -> str:
+    """The command that makes the runs of a page."""
+    command = ["python", "tools/ablate.py", str(args.study)]
+    for name in ("groups", "variants", "seeds"):
+        if chosen := getattr(args, name):
+            command += [f"--{name}", *map(str, chosen)]
+    return shlex.join(command)
+
+
+def kept_results(study: Study, records: Path) -> dict[Cell, dict]:
+    """Results of the finished runs.
 
     Raises:
         ConfigError: no run is finished.
@@ -132,12 +156,11 @@ def kept_results(study: Study, records: Path) -> tuple[dict[Cell, dict], str]:
             expected="at least one",
             mend="leave --render or --compare out, so that it runs",
         )
-    return results, f"python tools/ablate.py configs/studies/{study.name}.yaml"
+    return results
 
 
-def write_page(study: Study, records: Path, page: Path) -> None:
-    """Put the study's tables and picture into the page; ConfigError where no run is finished."""
-    results, command = kept_results(study, records)
+def write_page(study: Study, results: dict[Cell, dict], command: str, page: Path) -> None:
+    """Put the study's tables and picture into the page."""
     section = render_study(study, results, command)
     print(section)
     picture = page.parent / "images" / f"results-{study.name}.png"

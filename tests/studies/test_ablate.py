@@ -129,6 +129,27 @@ def test_runs_as_ray_tasks(ablate, tmp_path):
     assert sorted(record["variant"] for record in records(tmp_path)) == ["none", "triplet"]
 
 
+def test_data_without_cars_are_refused_before_the_training(ablate, tmp_path):
+    group = {**STUDY["groups"]["tiny"]}
+    group["overrides"] = {**group["overrides"], "TEST.VISIBLE_MIN_HEIGHT": 5000.0}
+    code, text = finish(ablate("--jobs", 1, groups={"tiny": group}, seeds=[1]))
+    assert code == 1 and "found no Car that an evaluation counts" in text
+    assert not list(tmp_path.rglob("metrics.json"))
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("--jobs", 0), "argument --jobs: invalid positive value: '0'"),
+        (("--threads", "many"), "argument --threads: invalid positive value: 'many'"),
+        (("--seeds", 7, 7), "seeds: found [7, 7]"),
+    ],
+)
+def test_arguments_that_cannot_work(ablate, arguments, message):
+    code, text = finish(ablate(*arguments))
+    assert code == 2 and message in text and "Traceback" not in text
+
+
 def test_a_page_needs_a_finished_run(ablate):
     code, text = finish(ablate("--render"))
     assert code == 2 and "no finished run of this study" in text

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from qiml.errors import ConfigError
 from qiml.studies.page import NOT_SIGNIFICANT, render_study, replace_section
 from qiml.studies.plot import plot_differences
 from qiml.studies.records import finished
@@ -133,3 +134,16 @@ def test_picture(results, tmp_path):
     assert (tmp_path / "p.png").stat().st_size > 1000
     baseline = {cell: record for cell, record in results.items() if cell.variant == "none"}
     assert not plot_differences(STUDY, baseline, tmp_path / "q.png")
+
+
+def test_without_differences_there_is_no_table_of_them(results):
+    alone = replace(STUDY, variants={"none": {}})
+    text = render_study(alone, results, "c")
+    assert "Differences" not in text and "Depth error by the car's distance" in text
+    others = {cell: record for cell, record in results.items() if cell.variant != "none"}
+    assert "Differences" not in render_study(STUDY, others, "c")
+
+
+def test_half_a_pair_of_markers_is_refused():
+    with pytest.raises(ConfigError, match="<!-- study mine --> alone"):
+        replace_section("# Page\n<!-- study mine -->\nold\n", STUDY, "new\n")

@@ -1,11 +1,13 @@
 """Output files that are either whole or absent: written under a temporary name, then renamed."""
 
 import contextlib
+import fcntl
 import os
 import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from qiml.errors import OutputError
 
@@ -72,6 +74,20 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
                 os.rename(old, path)
         for folder in (temporary, old):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def alone(path: str | Path) -> Iterator[TextIO]:
+    """Hold a lock that is named after `path` and lies beside it, once other programs have let it go.
+
+    Yields:
+        The open file that is locked: whoever inherits it holds the lock, too.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path.with_name(f".{path.name}.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield lock
 
 
 def _temporary(path: Path) -> Path:

@@ -1,6 +1,5 @@
 """One run of a study: train, evaluate, measure. Killed at any moment, it goes on where it was."""
 
-import fcntl
 import math
 import os
 import platform
@@ -8,7 +7,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TextIO
 
+import numpy as np
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
@@ -25,7 +26,7 @@ from qiml.evaluation.kitti_evaluator import file_name_of
 from qiml.evaluation.kitti_rules import VISIBLE, Difficulty, Overlaps
 from qiml.evaluation.kitti_table import ObjectTable, read_table
 from qiml.evaluation.manifold import measure
-from qiml.io import atomic_write_text
+from qiml.io import alone, atomic_write_text
 from qiml.modeling.precision import configured_dtype, convolution_dtype, dtype_name
 from qiml.studies.study import PROJECT_ROOT, Cell, SyntheticData
 from qiml.visualization.report_run import read_metrics
@@ -59,11 +60,13 @@ def run_cell(cell: Cell, output_root: str, threads: int = 1) -> dict:
     """
     prepare_data(cell)
     folder = cell.folder(Path(output_root))
-    folder.mkdir(parents=True, exist_ok=True)
-    start, is_new = time.monotonic(), not (folder / "last_checkpoint").exists()
-    _train(cell, folder, threads)
-    torch.set_num_threads(threads)
     cfg = load_config(str(PROJECT_ROOT / cell.config), _overrides(cell, folder))
+    _check_evaluated(cfg)
+    # The training holds the lock, too, and lives on where only the study was killed: wait for it.
+    with alone(folder / "training") as lock:
+        start, is_new = time.monotonic(), not (folder / "last_checkpoint").exists()
+        _train(cell, folder, threads, lock)
+    torch.set_num_threads(threads)
     measures = measure_run(cfg)
     return {
         "study": cell.study,
@@ -81,22 +84,16 @@ def run_cell(cell: Cell, output_root: str, threads: int = 1) -> dict:
 
 def prepare_data(cell: Cell) -> None:
     """Draw the scenes where they are absent, and list the first frames where not all are to train."""
-    root, synthetic = cell.data.root, isinstance(cell.data, SyntheticData)
-    if not (synthetic or cell.train_frames):
-        return
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with open(root.parent / f".{root.name}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # runs side by side must not draw the same scenes
-        if synthetic:
-            data = cell.data
-            size = tuple(int(side) for side in data.size.split("x"))
-            write_dataset(
-                *(root, data.train, data.val, size, data.seed),
-                workers=1,
-                dense_depth=data.dense_depth,
-            )
-        if cell.train_frames:
-            _list_first_frames(cell)
+    data = cell.data
+    if isinstance(data, SyntheticData):
+        size = tuple(int(side) for side in data.size.split("x"))
+        write_dataset(
+            *(data.root, data.train, data.val, size, data.seed),
+            workers=1,
+            dense_depth=data.dense_depth,
+        )
+    if cell.train_frames:
+        _list_first_frames(cell)
 
 
 def _list_first_frames(cell: Cell) -> None:
@@ -144,7 +141,7 @@ def _overrides(cell: Cell, folder: Path) -> list[str]:
     return [*cell.overrides, *data, *run]
 
 
-def _train(cell: Cell, folder: Path, threads: int) -> None:
+def _train(cell: Cell, folder: Path, threads: int, lock: TextIO) -> None:
     """`train_net.py --resume`: from the last checkpoint, or only the evaluation where all is trained."""
     command = [
         sys.executable,
@@ -154,9 +151,7 @@ def _train(cell: Cell, folder: Path, threads: int) -> None:
     ]
     command += ["--resume", *_overrides(cell, folder)]
     log = folder / "console.txt"
-    with log.open("ab") as console, open(folder / ".lock", "w") as lock:
-        # The training holds the lock, too, and lives on where only the study was killed: wait for it.
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with log.open("ab") as console:
         ended = subprocess.run(
             command,
             stdin=subprocess.DEVNULL,
@@ -208,13 +203,34 @@ def measure_run(cfg) -> dict[str, float | None]:
     }
 
 
-def _detection_measures(cfg) -> dict[str, float]:
+def _check_evaluated(cfg) -> None:
+    """Refuse, before the training, data of which there would be nothing to tell after it."""
+    gt = _labels(cfg, _evaluated_ids(cfg))
+    level = _visible(cfg.TEST.VISIBLE_MIN_HEIGHT)
+    if not np.any(gt.of_types(CLASS) & ~level.ignores_objects(gt.objects)):
+        raise ConfigError(
+            str(cfg.DATASETS.TEST),
+            found=f"no {CLASS} that an evaluation counts",
+            expected="some: a study tells of cars",
+            mend="check the split, or TEST.VISIBLE_MIN_HEIGHT, the least height of a box in pixels",
+        )
+
+
+def _evaluated_ids(cfg) -> list[str]:
     (dataset,) = cfg.DATASETS.TEST
     register_datasets([dataset])
-    label_dir = Path(MetadataCatalog.get(dataset).label_dir)
-    results = Path(cfg.OUTPUT_DIR) / "kitti_results" / file_name_of(dataset)
-    ids = [str(frame["image_id"]) for frame in DatasetCatalog.get(dataset)]
-    gt = read_table([label_dir / f"{i}.txt" for i in ids], scored=False)
+    return [str(frame["image_id"]) for frame in DatasetCatalog.get(dataset)]
+
+
+def _labels(cfg, ids: list[str]) -> ObjectTable:
+    label_dir = Path(MetadataCatalog.get(cfg.DATASETS.TEST[0]).label_dir)
+    return read_table([label_dir / f"{i}.txt" for i in ids], scored=False)
+
+
+def _detection_measures(cfg) -> dict[str, float]:
+    ids = _evaluated_ids(cfg)
+    gt = _labels(cfg, ids)
+    results = Path(cfg.OUTPUT_DIR) / "kitti_results" / file_name_of(cfg.DATASETS.TEST[0])
     dt = read_table([results / "data" / f"{i}.txt" for i in ids], scored=True)
     level = _visible(cfg.TEST.VISIBLE_MIN_HEIGHT)
     measures = _average_precision(gt, dt, level)

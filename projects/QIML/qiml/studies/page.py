@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from qiml.errors import ConfigError
 from qiml.studies.statistics import PairedDifference, paired_difference, spread
 from qiml.studies.study import Cell, Study
 
@@ -79,17 +80,21 @@ def render_study(study: Study, results: Results, command: str) -> str:
         # What the baseline's runs have not measured, nothing can be compared with.
         baseline = {study.baseline: values.get(study.baseline, {})}
         compared = tuple(c for c in _known(DETECTION, baseline) if c.compared)
-        parts.append(
-            f"Differences to `{study.baseline}`, paired by seed: mean [95 % bootstrap interval], in how "
-            "many seeds the measure rose (0 of 5: it fell in all, as an error should)."
-        )
-        parts.append(_table(study, values, compared, _difference_cells))
-        parts.append(
-            f"Depth error by the car's distance, and its bias (detected − true), m: of `{study.baseline}`, "
-            "then the differences to it."
-        )
+        differences = _table(study, values, compared, _difference_cells)
+        if differences:
+            parts.append(
+                f"Differences to `{study.baseline}`, paired by seed: mean [95 % bootstrap interval], in how "
+                "many seeds the measure rose (0 of 5: it fell in all, as an error should)."
+            )
+            parts.append(differences)
         by_distance = _known(BY_DISTANCE, baseline)
-        parts.append(_table(study, values, by_distance, _spread_or_difference_cells))
+        distances = _table(study, values, by_distance, _spread_or_difference_cells)
+        if distances:
+            parts.append(
+                "Depth error by the car's distance, and its bias (detected − true), m: of "
+                f"`{study.baseline}`, then the differences to it."
+            )
+            parts.append(distances)
         for kind, title in DESCRIPTORS.items():
             of_kind = tuple(replace(c, key=f"{kind}_{c.key}") for c in MANIFOLD)
             if columns := _known(of_kind, values):
@@ -99,9 +104,20 @@ def render_study(study: Study, results: Results, command: str) -> str:
 
 
 def replace_section(page: str, study: Study, section: str) -> str:
-    """Put a section between its markers; a new one after the last section, else at the end of the page."""
+    """Put a section between its markers; a new one after the last section, else at the end of the page.
+
+    Raises:
+        ConfigError: of its two markers one alone is there.
+    """
     begin, end = f"<!-- study {study.name} -->", f"<!-- end of {study.name} -->"
     block = f"{begin}\n{section}{end}"
+    if (begin in page) != (end in page):
+        raise ConfigError(
+            "the page",
+            found=f"{begin if begin in page else end} alone",
+            expected=f"{begin} and {end}, or neither",
+            mend="put the other marker back, or remove this one",
+        )
     if begin in page:
         return re.sub(f"{re.escape(begin)}.*?{re.escape(end)}", lambda _: block, page, flags=re.S)
     before, last, after = page.rpartition("<!-- end of ")
@@ -167,16 +183,19 @@ def _table(
     columns: tuple[Column, ...],
     cells: Callable[..., list[str] | None],
 ) -> str:
-    """A row for each variant that has runs; `cells` fills it and says by None that it has none."""
-    rows = [
-        "| | " + " | ".join(c.title for c in columns) + " | seeds |",
-        "|---" * (len(columns) + 2) + "|",
-    ]
+    """A row for each variant that has runs; `cells` fills it and says by None that it has none.
+
+    Without a row, or a column, no table: "".
+    """
+    rows = []
     for variant in study.variants:
         row = cells(study, values, variant, columns) if variant in values else None
         if row:
             rows.append(f"| `{variant}` | {' | '.join(row)} |")
-    return "\n".join(rows)
+    if not (rows and columns):
+        return ""
+    heads = "| | " + " | ".join(c.title for c in columns) + " | seeds |"
+    return "\n".join([heads, "|---" * (len(columns) + 2) + "|", *rows])
 
 
 def _known(columns: tuple[Column, ...], values: dict[str, dict[int, dict]]) -> tuple[Column, ...]:

@@ -5,13 +5,17 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from itertools import cycle, islice
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
 from qiml.data.catalog import datasets_root
 from qiml.errors import ConfigError, QIMLError
-from qiml.studies.cell import run_cell
+from qiml.studies.cell import CellFailed, run_cell
 from qiml.studies.records import append_record, finished
 from qiml.studies.study import Cell, Study
 
@@ -57,10 +61,13 @@ def _summary(measures: dict[str, float | None]) -> str:
 
 
 def in_processes(cells: list[Cell], output_root: Path, jobs: int, threads: int) -> Iterator[Ended]:
-    """Run on this machine, `jobs` at once, each with `threads` threads."""
+    """Run on this machine, `jobs` at once, each with `threads` threads and a GPU, where there are any."""
     # Started afresh, not forked: a forked PyTorch with threads may hang.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+    places = context.SimpleQueue()
+    for gpu in islice(cycle(visible_gpus()), jobs):
+        places.put(gpu)
+    with ProcessPoolExecutor(jobs, context, _take_gpu, (places,)) as pool:
         waiting = {
             pool.submit(_run_in_pool, cell, str(output_root), threads): cell for cell in cells
         }
@@ -70,8 +77,32 @@ def in_processes(cells: list[Cell], output_root: Path, jobs: int, threads: int) 
                     yield waiting[future], future.result()
                 except QIMLError as error:
                     yield waiting[future], error
+                except BrokenProcessPool:
+                    yield waiting[future], _killed(waiting[future])
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def visible_gpus() -> list[str]:
+    """What CUDA_VISIBLE_DEVICES may name, one by one; none where there is no GPU."""
+    count = torch.cuda.device_count()
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return named.split(",")[:count] if named else [str(number) for number in range(count)]
+
+
+def _take_gpu(places: SimpleQueue) -> None:
+    """A process of the pool keeps to one GPU, before it uses any, and so do the trainings it starts."""
+    if not places.empty():
+        os.environ["CUDA_VISIBLE_DEVICES"] = places.get()
+
+
+def _killed(cell: Cell) -> CellFailed:
+    return CellFailed(
+        cell.name,
+        found="a process that was killed, its own or one beside it",
+        expected="a finished run",
+        mend="see whether the memory was full; start the study again, perhaps with fewer --jobs",
+    )
 
 
 def _run_in_pool(cell: Cell, output_root: str, threads: int) -> dict:
@@ -83,6 +114,8 @@ def _run_in_pool(cell: Cell, output_root: str, threads: int) -> dict:
 
 def on_ray(cells: list[Cell], output_root: Path, address: str, threads: int) -> Iterator[Ended]:
     """Run as tasks of a Ray cluster, as many at once as it has CPUs for, each with `threads` of them.
+
+    Where the cluster has GPUs, each run takes one.
 
     At the address "local" a cluster of this machine is started for the study alone. The nodes need this
     project at the same place; with `output_root` on a shared file system a run that loses its node goes on
@@ -107,7 +140,8 @@ def on_ray(cells: list[Cell], output_root: Path, address: str, threads: int) -> 
         ) from error
     # A cluster's processes have the folder and the environment of whoever started them.
     here = {"env_vars": {"DETECTRON2_DATASETS": str(datasets_root().absolute())}}
-    task = ray.remote(num_cpus=threads, max_retries=-1, runtime_env=here)(run_cell)
+    gpus = min(1, ray.cluster_resources().get("GPU", 0))
+    task = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=-1, runtime_env=here)(run_cell)
     output = str(output_root.absolute())
     waiting = {task.remote(cell, output, threads): cell for cell in cells}
     try:

@@ -11,7 +11,7 @@ from qiml.data.catalog import datasets_root
 from qiml.data.documents import read_document
 from qiml.data.synthetic.dataset import VERSION
 from qiml.errors import ConfigError, DatasetError
-from qiml.modeling.box3d import BOX3D_HEAD_REGISTRY
+from qiml.modeling.box3d import head_class
 from qiml.modeling.metric_loss import choose_depth_space, choose_descriptor
 
 PROJECT_ROOT = Path(__file__).resolve().parents[4]
@@ -141,8 +141,12 @@ class Study:
         """Only some groups and variants, and other seeds; None: all of the study's.
 
         Raises:
-            ConfigError: a name is not in the study.
+            ConfigError: a name is not in the study, or a seed is given twice.
         """
+        if seeds and len(set(seeds)) < len(seeds):
+            raise ConfigError(
+                "seeds", found=str(seeds), expected="different numbers", mend="name each once"
+            )
         return replace(
             self,
             groups=_chosen(self.groups, groups, f"groups of {self.name}"),
@@ -211,8 +215,7 @@ def _without_auto(cfg) -> dict[str, object]:
     if qi.ENABLED:
         values["MODEL.QUASI_ISOMETRIC.DEPTH_SPACE"] = choose_depth_space(cfg)
     if qi.ENABLED or cfg.MODEL.CONTRASTIVE.NAME:
-        head = BOX3D_HEAD_REGISTRY.get(cfg.MODEL.BOX3D_HEAD.NAME)
-        values["MODEL.QUASI_ISOMETRIC.DESCRIPTOR"] = choose_descriptor(cfg, head)
+        values["MODEL.QUASI_ISOMETRIC.DESCRIPTOR"] = choose_descriptor(cfg, head_class(cfg))
     return values
 
 
