@@ -57,7 +57,8 @@ def print_summary(root: Path) -> None:
 
 def print_waymo_summary(root: Path) -> None:
     """Print how many objects of each class a dataset in Waymo's style holds."""
-    frames = [frame for split in ("train", "val") for frame in read_split(root, split)]
+    splits = [split for split in ("train", "val") if (root / split).is_dir()]
+    frames = [frame for split in splits for frame in read_split(root, split)]
     kinds = Counter(CLASS_TYPES[item.type] for frame in frames for item in frame.objects)
     print(f"{root}: {len(frames)} frames; {', '.join(f'{n} {k}' for k, n in kinds.items())}")
 

@@ -143,3 +143,11 @@ def test_photographs_without_focal_length_tell_the_four_ways(tmp_path):
 def test_turned_photographs_are_refused(tmp_path):
     with pytest.raises(DatasetError, match="turned"):
         exif_focal(photograph(tmp_path / "a.jpg", orientation=6, FocalLengthIn35mmFilm=27))
+
+
+def test_the_equivalent_focal_length_of_a_tiff(tmp_path):
+    """Its EXIF block is read from the file only when it is asked for."""
+    path = tmp_path / "a.tif"
+    block = {ExifTags.IFD.Exif: {ExifTags.Base.FocalLengthIn35mmFilm: 27}}
+    Image.new("RGB", (1200, 800)).save(path, tiffinfo=block)
+    assert exif_focal(path) == pytest.approx(27 / 36 * 1200)

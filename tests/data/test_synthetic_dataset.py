@@ -1,9 +1,11 @@
 """The folder that `write_dataset` and tools/make_synthetic.py leave: whole, resumable, never another's."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import cv2
@@ -15,6 +17,7 @@ from qiml.data.kitti import load_kitti_format
 from qiml.data.kitti_format import read_calibration, read_objects
 from qiml.data.synthetic import render_scene, write_dataset
 from qiml.errors import ConfigError
+from qiml.io import alone
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -124,6 +127,23 @@ def test_numbers_out_of_range(tmp_path, change, message):
     with pytest.raises(ConfigError, match=message):
         write_dataset(tmp_path / "data", **arguments)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_second_call_waits_for_the_first(tmp_path):
+    """It would replace the folder that the first is filling, or has just filled."""
+    root = tmp_path / "data"
+    call = threading.Thread(target=write_dataset, args=(root, 1, 0, (96, 64)))
+    with alone(root):
+        call.start()
+        call.join(0.3)
+        assert call.is_alive() and not list(tmp_path.glob("data*"))
+        write_settings = root / "synthetic.json"
+        root.mkdir()
+        write_settings.write_text(
+            json.dumps({"version": 1, "num_train": 1, "num_val": 0, "size": [96, 64], "seed": 0})
+        )
+    call.join(30)
+    assert list(root.iterdir()) == [write_settings]  # complete, as far as it can tell
 
 
 def test_command_line(tmp_path):

@@ -7,6 +7,7 @@ from qiml.data.synthetic import write_dataset
 from qiml.data.waymo import load_waymo
 from qiml.structures.boxes3d import Boxes3D
 from qiml.structures.camera import Camera
+from tools.make_synthetic import print_waymo_summary
 
 
 @pytest.fixture(scope="module")
@@ -45,3 +46,9 @@ def test_boxes_project_onto_their_labels(root):
             if annotation["box3d"][2] > 5:  # nearer boxes are cut at different near planes
                 np.testing.assert_allclose(box, annotation["bbox"], atol=0.01)
             assert annotation["num_lidar_points"] >= 1
+
+
+def test_a_split_without_frames_is_left_out_of_the_summary(tmp_path, capsys):
+    write_dataset(tmp_path / "data", 1, 0, (96, 64), workers=1, style="waymo")
+    print_waymo_summary(tmp_path / "data")
+    assert "1 frames" in capsys.readouterr().out

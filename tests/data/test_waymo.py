@@ -106,3 +106,11 @@ def test_real_boxes_project_onto_their_labels(real_data, tmp_path):
     areas = [(b[:, 2:] - b[:, :2]).prod(axis=1) for b in (projected, label)]
     iou = shared / (sum(areas) - shared)
     assert iou.mean() > 0.97 and iou.min() > 0.95
+
+
+def test_a_frame_that_is_there_twice(root):
+    """Two releases prepared into one folder: ground truth would count twice."""
+    (part,) = (root / "train").glob("*.jsonl")
+    (root / "train" / f"z_{part.name}").write_bytes(part.read_bytes())
+    with pytest.raises(DatasetError, match=f"z_{part.name}: found frame 1000000 of .* again"):
+        load_waymo(root, "train")

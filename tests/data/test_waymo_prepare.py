@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from qiml.data import waymo_parquet
 from qiml.data.images import read_image
 from qiml.data.waymo import load_waymo
 from qiml.data.waymo_format import WaymoFrame, WaymoObject, keep_usable, parse_cameras, read_split
+from qiml.data.waymo_kitti import export_kitti
 from qiml.data.waymo_parquet import read_image_bytes
 from qiml.data.waymo_prepare import find_segments, prepare, prepare_segment
 from qiml.errors import ConfigError, DatasetError
@@ -181,6 +183,29 @@ def test_nothing_found(tmp_path):
         find_segments(str(tmp_path), tmp_path / "out", 1, ("FRONT",))
     with pytest.raises(DatasetError, match=r"s4://"):
         find_segments("s4://bucket", tmp_path / "out", 1, ("FRONT",))
+
+
+def test_a_file_system_that_does_not_answer_is_no_full_disk(tmp_path, monkeypatch):
+    write_v2(tmp_path / "in", scene(1))
+
+    class Silent:
+        def get_file_info(self, _):
+            raise OSError("no network")
+
+    monkeypatch.setattr(waymo_parquet, "open_filesystem", lambda path: (Silent(), str(path)))
+    with pytest.raises(DatasetError, match=f"{tmp_path}/in.*: found no network"):
+        find_segments(str(tmp_path / "in"), tmp_path / "out", 1, ("FRONT",))
+
+
+def test_a_source_image_that_is_gone_is_named(tmp_path):
+    write_v2(tmp_path / "in", scene(1))
+    prepared(tmp_path / "in", tmp_path / "out")
+    for path in (tmp_path / "in").rglob("camera_image/*.parquet"):
+        path.unlink()
+    for path in (tmp_path / "out").rglob("*.jpg"):
+        path.unlink()
+    with pytest.raises(DatasetError, match=r"no such file|does not read"):
+        export_kitti(tmp_path / "out", tmp_path / "kitti")
 
 
 def test_parse_cameras():

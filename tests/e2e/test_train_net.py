@@ -173,6 +173,8 @@ def test_contrastive_loss_trains_and_is_off_in_evaluation(datasets, train, outpu
     scores = train("--eval-only", "MODEL.WEIGHTS", weights, *loss,
                    "MODEL.QUASI_ISOMETRIC.DESCRIPTOR", "roi")  # fmt: skip
     assert "Car/AP40_3d_moderate" in scores["bbox3d"]
+    # What is written down is the run's config, not that of a model without its loss.
+    assert f"NAME: {name}\n" in (output / "config.yaml").read_text()
 
 
 def test_report_is_written_at_the_end(datasets, train, output):
@@ -401,6 +403,12 @@ def test_malformed_label_of_the_test_data_is_found_before_training(kitti_folder,
 )
 def test_wrong_value(datasets, fails, overrides, where):
     assert where in fails(*overrides)
+
+
+def test_nothing_to_learn_from(datasets, fails):
+    """Every loss is defined without objects: all of the training would be for nothing."""
+    message = fails("INPUT.FILTER.MIN_HEIGHT", 5000.0)
+    assert "2 frames without an object to learn from" in message
 
 
 def test_missing_config_file(fails, tmp_path):

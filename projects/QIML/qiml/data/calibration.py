@@ -170,9 +170,9 @@ def exif_focal(path: str | Path) -> float:
     try:
         with Image.open(path) as image:
             exif, (width, height) = image.getexif(), image.size
+            tags = exif.get_ifd(ExifTags.IFD.Exif)  # of a TIFF it is read from the file only now
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # a video or a webcam
-        exif, width, height = Image.Exif(), 0, 0
-    tags = exif.get_ifd(ExifTags.IFD.Exif)
+        exif, tags, width, height = {}, {}, 0, 0
     focal = _equivalent_focal(tags, width, height) or _sensor_focal(tags, width)
     if focal is None:
         raise DatasetError(

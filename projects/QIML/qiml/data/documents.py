@@ -20,7 +20,7 @@ def read_document(path: str | Path, expected: str, mend: str) -> object:
     Raises:
         DatasetError: the file is missing, or not what its extension says.
     """
-    text = "\n".join(read_lines(path))
+    text = "\n".join(read_lines(path, expected, mend))
     parse = json.loads if Path(path).suffix.lower() == ".json" else yaml.safe_load
     try:
         return parse(text)

@@ -21,7 +21,7 @@ def read_image(path: str | Path) -> np.ndarray:
     Raises:
         DatasetError: the file is missing, torn or does not decode.
     """
-    data = _read_bytes(str(path))
+    data = read_image_file(str(path))
     if _is_torn(data):
         raise _damaged(path, "a JPEG that ends too early")
     # The calibration is of the pixels as stored, whatever a photograph's orientation tag says.
@@ -35,7 +35,12 @@ def read_image(path: str | Path) -> np.ndarray:
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
-def _read_bytes(path: str) -> bytes:
+def read_image_file(path: str) -> bytes:
+    """An image file as it is, also where it is a row of a parquet file (FILE.parquet#ROW).
+
+    Raises:
+        DatasetError: there is no such file or row, or it does not read.
+    """
     if ".parquet#" in path:
         from qiml.data.waymo_parquet import read_image_bytes  # needs pyarrow, which others do not
 

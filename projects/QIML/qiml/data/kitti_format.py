@@ -226,7 +226,7 @@ def _parse_object(fields: list[str], scored: bool, known: dict[str, str] | None)
             "rename the class, or mark the object DontCare",
         )
     for column, text in zip(COLUMNS, numbers, strict=False):
-        if not _is_finite(text):
+        if not is_finite(text):
             raise _LineError(
                 f"'{text}' as {column}", "a finite number", "correct or delete the line"
             )
@@ -249,7 +249,8 @@ def _parse_object(fields: list[str], scored: bool, known: dict[str, str] | None)
     return values if scored else [*values, math.nan]
 
 
-def _is_finite(text: str) -> bool:
+def is_finite(text: str) -> bool:
+    """Whether a text is a finite number."""
     try:
         return math.isfinite(float(text))
     except ValueError:
@@ -310,7 +311,7 @@ def read_calibration(path: str | Path) -> np.ndarray:
 
 
 def _parse_projection(where: str, fields: list[str]) -> np.ndarray:
-    wrong = [text for text in fields if not _is_finite(text)]
+    wrong = [text for text in fields if not is_finite(text)]
     if wrong:
         found = f"'{wrong[0]}' in P2"
     elif len(fields) != 12:
@@ -355,8 +356,16 @@ def write_calibration(path: str | Path, projection: np.ndarray) -> None:
     atomic_write_text(path, "\n".join(lines) + "\n")
 
 
-def read_lines(path: str | Path) -> list[str]:
-    """The lines of a text file. Raises DatasetError when it is missing or is not text."""
+def read_lines(
+    path: str | Path,
+    expected: str = "a text file in KITTI's format",
+    mend: str = "check the path and the folder's layout",
+) -> list[str]:
+    """The lines of a text file.
+
+    Raises:
+        DatasetError: it is missing or is not text; says what is expected and how to mend it.
+    """
     try:
         # Not in text mode, which takes longer to open a file than to read it.
         with open(path, "rb", buffering=0) as file:
@@ -366,7 +375,7 @@ def read_lines(path: str | Path) -> list[str]:
         raise DatasetError(
             path,
             found=found,
-            expected="a text file in KITTI's format",
-            mend="check the path and the folder's layout",
+            expected=expected,
+            mend=mend,
         ) from error
     return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")

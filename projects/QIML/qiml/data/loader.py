@@ -75,6 +75,7 @@ def build_train_loader(cfg, start_iteration: int = 0) -> DataLoader:
     mapper = MonocularMapper(cfg, is_train=True)
     for frame in frames:
         mapper.check(frame)
+    _check_objects(cfg.DATASETS.TRAIN, mapper, frames)
     sampler = TrainingSampler(
         len(frames),
         cfg.SOLVER.IMS_PER_BATCH,
@@ -143,6 +144,17 @@ def _labelled_frames(names: Sequence[str]) -> list[dict]:
             mend="check the split's list in ImageSets",
         )
     return frames
+
+
+def _check_objects(names: Sequence[str], mapper: MonocularMapper, frames: Sequence[dict]) -> None:
+    """Every loss is defined without objects: training on none at all would go on to the end, in silence."""
+    if not any(mapper.trains(a) for frame in frames for a in frame.get("annotations", ())):
+        raise DatasetError(
+            str(names),
+            found=f"{len(frames)} frames without an object to learn from",
+            expected="at least one that INPUT.FILTER lets pass",
+            mend="check that the labels are there (KITTI's layout: label_2), and INPUT.FILTER",
+        )
 
 
 def _finite_loader(cfg, dataset: Dataset, sampler: Sampler | None = None) -> DataLoader:

@@ -112,7 +112,7 @@ class MonocularMapper:
                 found="an image without a dense depth map",
                 expected="depth_dense/ID.png beside the folder image_2, since "
                 'MODEL.BOX3D_HEAD.VISUAL_DEPTH is "dense"',
-                mend='add the maps (docs/datasets.md), or set it to "object"',
+                mend='add the maps (docs/datasets.md), or set it to "box"',
             )
 
     def __call__(self, dataset_dict: dict, rng: np.random.Generator | None = None) -> dict:

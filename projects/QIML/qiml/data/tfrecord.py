@@ -8,6 +8,7 @@ import struct
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -26,32 +27,33 @@ def read_records(path: str | Path, every: int = 1) -> Iterator[bytes]:
         every: yield records 0, every, 2·every, …; of the others only the length is checked.
 
     Raises:
-        DatasetError: no such file, a truncated record or a wrong checksum; names the record.
+        DatasetError: the file does not read, a truncated record or a wrong checksum; names the record.
     """
     try:
-        file = open(path, "rb")
+        with open(path, "rb") as file:
+            yield from _records(file, path, every)
     except OSError as error:
         raise DatasetError(
-            path, found=str(error), expected="a TFRecord file", mend="check the path"
+            path, found=str(error), expected="a TFRecord file", mend="check the path and the disk"
         ) from error
-    with file:
-        size = Path(path).stat().st_size
-        number = 0
-        while header := file.read(12):
-            where = f"{path}, record {number}"
-            length = _length(header, where)
-            if file.tell() + length + 4 > size:
-                raise _damaged(
-                    where, f"{size - file.tell()} bytes", f"{length + 4}: it is truncated"
-                )
-            if number % every:
-                file.seek(length + 4, 1)
-            else:
-                data, checksum = file.read(length), file.read(4)
-                if _masked(crc32c(data)) != struct.unpack("<I", checksum)[0]:
-                    raise _damaged(where, "data that do not fit their checksum", "intact data")
-                yield data
-            number += 1
+
+
+def _records(file: BinaryIO, path: str | Path, every: int) -> Iterator[bytes]:
+    size = Path(path).stat().st_size
+    number = 0
+    while header := file.read(12):
+        where = f"{path}, record {number}"
+        length = _length(header, where)
+        if file.tell() + length + 4 > size:
+            raise _damaged(where, f"{size - file.tell()} bytes", f"{length + 4}: it is truncated")
+        if number % every:
+            file.seek(length + 4, 1)
+        else:
+            data, checksum = file.read(length), file.read(4)
+            if _masked(crc32c(data)) != struct.unpack("<I", checksum)[0]:
+                raise _damaged(where, "data that do not fit their checksum", "intact data")
+            yield data
+        number += 1
 
 
 def _length(header: bytes, where: str) -> int:

@@ -282,7 +282,7 @@ def read_split(root: str | Path, split: str) -> list[WaymoFrame]:
         split: train, val or test.
 
     Raises:
-        DatasetError: there is no such folder, or a segment's index does not read.
+        DatasetError: there is no such folder, a segment's index does not read, or a frame is there twice.
     """
     folder = Path(root) / split
     parts = visible_files(folder, "*.jsonl")
@@ -294,4 +294,16 @@ def read_split(root: str | Path, split: str) -> list[WaymoFrame]:
             mend="run tools/prepare_waymo.py, or point DETECTRON2_DATASETS at the folder that holds "
             "'waymo'",
         )
-    return [frame for part in parts for frame in read_part(part)[1]]
+    frames: dict[tuple[str, int], tuple[Path, WaymoFrame]] = {}
+    for part in parts:
+        for frame in read_part(part)[1]:
+            key = frame.context, frame.timestamp
+            if key in frames:
+                raise DatasetError(
+                    part,
+                    found=f"frame {frame.timestamp} of {frame.context} again (first {frames[key][0]})",
+                    expected="every frame once",
+                    mend="keep one of the two files; releases of Waymo go into folders of their own",
+                )
+            frames[key] = part, frame
+    return [frame for _, frame in frames.values()]

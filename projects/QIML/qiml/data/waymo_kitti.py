@@ -1,15 +1,14 @@
 """Prepared Waymo data as a folder in KITTI's layout, for tools that read nothing else."""
 
-import shutil
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
+from qiml.data.images import read_image_file
 from qiml.data.kitti_format import KITTIObjects, write_calibration, write_objects
 from qiml.data.waymo import WAYMO_CLASSES, load_waymo
 from qiml.data.waymo_format import CAMERAS
-from qiml.data.waymo_parquet import read_image_bytes
 from qiml.io import atomic_path, atomic_write_text, visible_files
 
 _KITTI_NAMES = {"Vehicle": "Car"}
@@ -47,11 +46,9 @@ def export_kitti(root: str | Path, out: str | Path) -> int:
 
 
 def _copy_image(source: str, target: Path) -> None:
+    image = read_image_file(source)
     with atomic_path(target) as temporary:
-        if ".parquet#" in source:
-            temporary.write_bytes(read_image_bytes(source))
-        else:
-            shutil.copyfile(source, temporary)
+        temporary.write_bytes(image)
 
 
 def _objects(annotations: list[dict]) -> KITTIObjects:

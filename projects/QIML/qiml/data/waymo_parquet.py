@@ -14,14 +14,13 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from qiml.data.waymo_format import (
-    CAMERAS,
     WaymoCamera,
     WaymoFrame,
     WaymoObject,
     keep_cameras,
     keep_usable,
 )
-from qiml.data.waymo_records import corners
+from qiml.data.waymo_records import camera_name, corners
 from qiml.errors import DatasetError
 
 IMAGES = "camera_image"
@@ -40,16 +39,23 @@ def open_filesystem(location: str | Path) -> tuple[fs.FileSystem, str]:
         DatasetError: the address does not open.
     """
     text = str(location)
-    try:
+    with _answers(text):
         if "://" in text:
             return fs.FileSystem.from_uri(text)
         return fs.LocalFileSystem(), str(Path(text).absolute())
+
+
+@contextlib.contextmanager
+def _answers(location: str) -> Iterator[None]:
+    """Name the address that does not open, or whose file system does not answer."""
+    try:
+        yield
     except (pa.ArrowInvalid, OSError) as error:
         raise DatasetError(
-            text,
+            location,
             found=str(error),
-            expected="a folder, s3://… or gs://…",
-            mend="correct the address",
+            expected="a folder, s3://… or gs://… that may be read",
+            mend="correct the address, or check the network and your rights there",
         ) from error
 
 
@@ -70,7 +76,7 @@ def read_v2(
     rows: dict[tuple[str, int], dict[str, str]] = defaultdict(dict)
     with _usable(image_file, IMAGES):
         for row, item in enumerate(_read(image_file, IMAGES, [_SEGMENT, _TIME, _CAMERA])):
-            name = _camera_name(item[_CAMERA])
+            name = camera_name(item[_CAMERA])
             rows[item[_SEGMENT], item[_TIME]][name] = f"{image_file}#{row}"
         keys = sorted(rows)
     for key in keys[::every]:
@@ -119,8 +125,10 @@ def _usable(image_file: str, component: str) -> Iterator[None]:
 
 
 def _exists(image_file: str, component: str) -> bool:
-    system, inner = open_filesystem(_component_file(image_file, component))
-    return system.get_file_info(inner).type == fs.FileType.File
+    path = _component_file(image_file, component)
+    system, inner = open_filesystem(path)
+    with _answers(path):
+        return system.get_file_info(inner).type == fs.FileType.File
 
 
 def _component_file(image_file: str, component: str) -> str:
@@ -137,10 +145,6 @@ def _numbers(row: dict, component: str, names: Sequence[str]) -> tuple[float, ..
     return tuple(row[f"[{component}].{name}"] for name in names)
 
 
-def _camera_name(number: int) -> str:
-    return CAMERAS[number - 1] if 1 <= number <= len(CAMERAS) else f"camera {number}"
-
-
 def _read_calibrations(image_file: str) -> dict[str, WaymoCamera]:
     component = "CameraCalibrationComponent"
     found = {}
@@ -150,7 +154,7 @@ def _read_calibrations(image_file: str) -> dict[str, WaymoCamera]:
                 row, component, ("width", "height", "extrinsic.transform")
             )
             intrinsic = _numbers(row, component, [f"intrinsic.{name}" for name in _INTRINSIC])
-            name = _camera_name(row[_CAMERA])
+            name = camera_name(row[_CAMERA])
             found[name] = WaymoCamera(width, height, intrinsic, tuple(extrinsic))
     return found
 
@@ -190,7 +194,7 @@ def _read_synced(image_file: str) -> dict[tuple, tuple[str, tuple[float, ...]]]:
             for row in _read(image_file, "lidar_camera_synced_box"):
                 (camera,) = _numbers(row, component, ["most_visible_camera_name"])
                 box = _box(row, component, "camera_synced_box")
-                found[_object_key(row)] = _camera_name(camera), box
+                found[_object_key(row)] = camera_name(camera), box
     return found
 
 
@@ -200,7 +204,7 @@ def _read_boxes2d(image_file: str) -> dict[tuple, dict[str, tuple[float, ...]]]:
     with _usable(image_file, "projected_lidar_box"):
         for row in _read(image_file, "projected_lidar_box"):
             values = _numbers(row, component, [f"box.{name}" for name in _BOX2D])
-            found[_object_key(row)][_camera_name(row[_CAMERA])] = corners(*values)
+            found[_object_key(row)][camera_name(row[_CAMERA])] = corners(*values)
     return found
 
 
@@ -215,10 +219,15 @@ def _object_key(row: dict) -> tuple[str, int, str]:
 
 
 def list_segments(folder: str) -> list[str]:
-    """Addresses of the files in FOLDER/camera_image, sorted; none when there is no such folder."""
+    """Addresses of the files in FOLDER/camera_image, sorted; none when there is no such folder.
+
+    Raises:
+        DatasetError: the file system does not answer.
+    """
     system, inner = open_filesystem(folder)
     selector = fs.FileSelector(str(PurePosixPath(inner) / IMAGES), allow_not_found=True)
-    names = [info.base_name for info in system.get_file_info(selector)]
+    with _answers(folder):
+        names = [info.base_name for info in system.get_file_info(selector)]
     base = folder.rstrip("/") if "://" in folder else inner
     return [f"{base}/{IMAGES}/{name}" for name in sorted(names) if name.endswith(".parquet")]
 

@@ -66,10 +66,8 @@ def _read_frame(
     """What :func:`read_v1` yields; None where there is no image of the cameras."""
     if not frame.context.name:
         raise _not_a_frame(where, "a message without the name of its segment")
-    images = {_camera_name(image.name): image.image for image in frame.images}
-    calibrations = {
-        _camera_name(c.name): _calibration(c) for c in frame.context.camera_calibrations
-    }
+    images = {camera_name(image.name): image.image for image in frame.images}
+    calibrations = {camera_name(c.name): _calibration(c) for c in frame.context.camera_calibrations}
     kept = keep_cameras(calibrations, images, cameras, counts)
     if not kept:
         counts["skipped: frames without any wanted image"] += 1
@@ -92,7 +90,8 @@ def _read_frame(
     )
 
 
-def _camera_name(number: int) -> str:
+def camera_name(number: int) -> str:
+    """Name of a camera by Waymo's number; of an unknown one a text that says so."""
     return CAMERAS[number - 1] if 1 <= number <= len(CAMERAS) else f"camera {number}"
 
 
@@ -108,7 +107,7 @@ def _calibration(message) -> WaymoCamera:
 def _objects(frame) -> list[WaymoObject]:
     boxes2d: dict[str, dict[str, tuple[float, ...]]] = {}
     for labels in frame.projected_lidar_labels:
-        camera = _camera_name(labels.name)
+        camera = camera_name(labels.name)
         for label in labels.labels:
             # The projected label's id is the object's with the camera's name behind.
             own = label.id.removesuffix(f"_{camera}")

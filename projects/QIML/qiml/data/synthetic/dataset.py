@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from qiml.data.synthetic import kitti_style, waymo_style
 from qiml.errors import ConfigError
-from qiml.io import atomic_write_text
+from qiml.io import alone, atomic_write_text
 
 SETTINGS_FILE = "synthetic.json"
 STYLES = {"kitti": kitti_style, "waymo": waymo_style}
@@ -37,7 +37,7 @@ def write_dataset(
 
     Frames 0 to `num_val` - 1 are the validation split, so that more training frames leave it as it
     is. The folder is filled as `ROOT.partial` and renamed when complete; after an interruption the
-    same call goes on where it stopped.
+    same call goes on where it stopped. A second call at the same time waits for the first.
 
     Args:
         root: folder to make. One that is complete, with the same settings, is left as it is; depth maps that
@@ -71,17 +71,18 @@ def write_dataset(
     options = {"dense_depth": True} if dense_depth else {}
     settings |= options
     _check(settings, workers)
-    if _is_complete(root, settings, overwrite):
-        return False
-    partial = root.with_name(root.name + ".partial")
-    if partial.exists() and _read_settings(partial) != settings:
-        shutil.rmtree(partial)
-    atomic_write_text(partial / SETTINGS_FILE, json.dumps(settings, indent=2) + "\n")
-    _draw_frames(STYLES[style], partial, num_train + num_val, size, seed, workers, **options)
-    STYLES[style].write_splits(partial, num_train, num_val)
-    if root.exists():
-        shutil.rmtree(root)
-    partial.rename(root)
+    with alone(root):  # programs side by side must not draw the same frames
+        if _is_complete(root, settings, overwrite):
+            return False
+        partial = root.with_name(root.name + ".partial")
+        if partial.exists() and _read_settings(partial) != settings:
+            shutil.rmtree(partial)
+        atomic_write_text(partial / SETTINGS_FILE, json.dumps(settings, indent=2) + "\n")
+        _draw_frames(STYLES[style], partial, num_train + num_val, size, seed, workers, **options)
+        STYLES[style].write_splits(partial, num_train, num_val)
+        if root.exists():
+            shutil.rmtree(root)
+        partial.rename(root)
     return True
 
 
