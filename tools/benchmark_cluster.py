@@ -35,8 +35,9 @@ def images_per_second(kind: str, workers: int, steps: int, scratch: Path) -> flo
     """Of all workers together: median over a run's steps but for the first hundred."""
     output = scratch / "runs" / kind.replace("/", "_").replace(" ", "_")
     shutil.rmtree(output, ignore_errors=True)
-    script, *options = kind.split(",")[:1]
+    script = kind.split(",")[0]
     if script == "train_net.py":
+        options = []
         changes, metrics = ("OUTPUT_DIR", output), output / "metrics.json"
     else:
         options = ["--cpu", "--cpus-per-worker", 1, "--num-workers", workers]

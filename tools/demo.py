@@ -270,6 +270,9 @@ def run(args: argparse.Namespace) -> None:
     detection = Detection(args, Stopwatch())
     sources = open_sources(args.inputs, args.webcam)
     results = ResultFolder(args.output)
+    others = [Path(path) for path in (args.labels, args.calib) if path]
+    for source in sources:
+        results.check_inputs_stay(source, others)
     lengths = [min(len(source) or math.inf, args.max_frames or math.inf) for source in sources]
     total = None if math.inf in lengths else sum(lengths)
     count, objects, overlaps = 0, 0, defaultdict(list)

@@ -150,3 +150,13 @@ def test_classes_without_overlaps_are_not_evaluated(frames, tmp_path, caplog):
     replace_metadata(thing_classes=["Car", "Bus"], label_dir=None)
     KITTIEvaluator(NAME, tmp_path)
     assert "Bus" in caplog.text
+
+
+def test_a_folder_of_labels_that_is_not_there_costs_no_results(frames, tmp_path, caplog):
+    missing = str(tmp_path / "label_2")
+    replace_metadata(thing_classes=MetadataCatalog.get(NAME).thing_classes, label_dir=missing)
+    evaluator = KITTIEvaluator(NAME, tmp_path)
+    process(evaluator, frames)
+    assert evaluator.evaluate() == {}
+    assert f"no such folder: {missing}" in caplog.text
+    assert len(list(tmp_path.glob("kitti_results/*/data/*.txt"))) == len(frames)

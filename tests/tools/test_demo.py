@@ -166,3 +166,29 @@ def test_errors_are_one_line_and_exit_with_2(tmp_path):
     (line,) = [line for line in failed.stderr.splitlines() if "torn.mp4" in line]
     assert line.startswith("error: torn.mp4: found a file that does not open as a video")
     assert "Traceback" not in failed.stderr
+
+
+@pytest.mark.parametrize("what", ["video", "image", "labels", "calibration"])
+def test_inputs_are_never_written_over(data, run, tmp_path, what):
+    out = tmp_path / "out"
+    image = read_image(str(data / "image_2" / "000000.png"))
+    arguments = ["--labels", data / "label_2", "--focal", 180, data / "image_2"]
+    if what == "video":
+        with video_writer(out / "drive.mp4", fps=5) as append:
+            append(image)
+        arguments[-1] = out / "drive.mp4"
+    elif what == "image":
+        (out / "pictures").mkdir(parents=True)
+        cv2.imwrite(str(out / "pictures" / "000000.jpg"), image)
+        arguments[-1] = out / "pictures"
+    else:
+        kind = {"labels": "label_2", "calibration": "calib"}[what]
+        out.mkdir()
+        (data / kind).rename(out / "kitti")
+        option = {"labels": "--labels", "calibration": "--calib"}[what]
+        arguments = [option, out / "kitti", *arguments[-1:]]
+        arguments += ["--focal", 180] if what == "labels" else ["--labels", data / "label_2"]
+    before = {path: (out / path).read_bytes() for path in files(out)}
+    with pytest.raises(ConfigError, match="--output: found"):
+        run(*arguments)
+    assert {path: (out / path).read_bytes() for path in files(out)} == before

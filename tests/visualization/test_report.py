@@ -331,3 +331,16 @@ def test_same_folder_twice(fails, make_run):
 
 def test_negative_number_of_pictures(fails, make_run):
     assert "--pictures: found -1" in fails(make_run("first"), "--pictures", -1)
+
+
+def test_runs_evaluated_at_other_levels_are_compared_where_both_have_one(make_run, tmp_path):
+    runs = [make_run("first"), make_run("second")]
+    (path,) = runs[1].glob("kitti_*.json")
+    report = json.loads(path.read_text())
+    report["order"].append("visible")
+    for table in ("results", "relaxed_results"):
+        for own in report[table].values():
+            own["AP40"] = {metric: [*values, 12.5] for metric, values in own["AP40"].items()}
+    path.write_text(json.dumps(report))
+    text = write_report(runs, tmp_path / "compared.html").read_text()
+    assert "<th>visible</th>" in text.replace(' scope="col"', "") and "12.50" in text

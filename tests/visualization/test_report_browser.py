@@ -276,3 +276,14 @@ def test_two_thousand_frames(open_page, make_run, record_property):
         page.select_option("#g-sort", "missed")
         print(f"sorted in {time.perf_counter() - start:.2f} s")
         assert page.inner_text("#g-page") == "page 1 of 50"
+
+
+def test_the_legend_names_the_classes_that_were_detected(open_page, make_run):
+    """Not the first ones of the data set."""
+    run = make_run("first")
+    for path in run.glob("kitti_results/*/data/*.txt"):
+        lines = path.read_text().splitlines(keepends=True)
+        path.write_text("".join(line for line in lines if line.startswith("Pedestrian")))
+    with open_page(write_report([run])) as page:
+        shown = page.locator("#g-legend li:not([class])").all_inner_texts()
+        assert shown == ["Pedestrian"]

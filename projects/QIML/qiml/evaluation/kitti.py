@@ -17,6 +17,7 @@ from pathlib import Path
 
 from qiml.data.kitti_folder import read_image_ids
 from qiml.errors import exit_on_error
+from qiml.evaluation.figure import check_picture
 from qiml.evaluation.kitti_evaluation import KITTIEvaluation, OverlapTables, evaluate
 from qiml.evaluation.kitti_files import read_folders
 from qiml.evaluation.kitti_report import KITTIReport
@@ -114,6 +115,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     options = parser.parse_args(arguments)
     with exit_on_error():
+        if options.plot:
+            check_picture(options.plot)
         report = evaluate_files(
             options.label_dir,
             options.result_dir,

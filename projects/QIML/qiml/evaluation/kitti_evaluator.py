@@ -104,8 +104,9 @@ class KITTIEvaluator(DatasetEvaluator):
                 return OrderedDict()
             self._detections = {key: value for part in parts for key, value in part.items()}
         self._write_results()
-        if self._label_dir is None:
-            logger.info("No labels: wrote result files to %s", self._result_dir)
+        if self._label_dir is None or not Path(self._label_dir).is_dir():
+            missing = f" (no such folder: {self._label_dir})" if self._label_dir else ""
+            logger.warning("No labels%s: wrote result files to %s", missing, self._result_dir)
             return OrderedDict()
         self.report = evaluate_files(
             self._label_dir,

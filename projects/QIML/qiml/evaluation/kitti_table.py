@@ -1,6 +1,5 @@
 """The objects of many frames in one table: read fast from files, or joined from arrays."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -8,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from qiml.data.kitti_format import COLUMNS, KITTIObjects, read_lines
+from qiml.data.kitti_format import COLUMNS, KITTIObjects, is_finite, read_lines
 from qiml.errors import DatasetError
 
 
@@ -116,17 +115,10 @@ def _check_lines(path: str | Path, width: int) -> None:
                 mend=f"write each object as: type {' '.join(COLUMNS[: width - 1])}",
             )
         for column, text in zip(COLUMNS, fields[1:], strict=False):
-            if not _is_finite(text):
+            if not is_finite(text):
                 raise DatasetError(
                     f"{path}:{number}",
                     found=f"'{text}' as {column}",
                     expected="a finite number",
                     mend="correct or delete the line",
                 )
-
-
-def _is_finite(text: str) -> bool:
-    try:
-        return math.isfinite(float(text))
-    except ValueError:
-        return False

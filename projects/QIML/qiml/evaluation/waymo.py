@@ -91,6 +91,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             ids = read_image_ids(options.ids) if options.ids else None
             rows, frames = evaluate_folders(options.ground_truth, options.predictions, ids, iou)
             report = WaymoReport(PROTOCOL, iou_thresholds(iou, let=False), rows, frames)
+        elif options.ids:
+            raise ConfigError(
+                "--ids",
+                found=f"it with the protocol {options.protocol}",
+                expected=f"{PROTOCOL}, whose files are named after frames",
+                mend="leave it out",
+            )
         else:
             let = options.protocol == "let"
             report = evaluate_files(options.ground_truth, options.predictions, iou=iou, let=let)

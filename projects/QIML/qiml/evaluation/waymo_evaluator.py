@@ -1,7 +1,6 @@
 """Waymo's evaluation as a Detectron2 evaluator."""
 
 import logging
-import re
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from qiml.data.waymo import is_visible
 from qiml.data.waymo_format import CLASS_TYPES, WaymoFrame, WaymoObject, read_split
 from qiml.errors import ConfigError, DatasetError
 from qiml.evaluation import waymo_legacy
+from qiml.evaluation.kitti_evaluator import file_name_of
 from qiml.evaluation.waymo import WaymoReport, evaluate
 from qiml.evaluation.waymo_files import write_predictions
 from qiml.evaluation.waymo_rules import (
@@ -65,7 +65,7 @@ class WaymoEvaluator(DatasetEvaluator):
 
     def __init__(self, dataset_name: str, output_dir: str | Path, distributed: bool = True):
         metadata = MetadataCatalog.get(dataset_name)
-        self._name = re.sub(r"[^\w.-]+", "_", dataset_name)
+        self._name = file_name_of(dataset_name)
         self._dataset_name = dataset_name
         self._root, self._split = metadata.root, metadata.split
         self._cameras = metadata.cameras

@@ -120,21 +120,22 @@ def _precision_table(found: Sequence[tuple[str, dict]], prefix: str) -> Table | 
     reports = [report for _, report in found if f"{prefix}results" in report]
     if not reports:
         return None
-    levels = reports[0]["order"]
+    levels = list(dict.fromkeys(level for report in reports for level in report["order"]))
     ranges = reports[0].get(f"{prefix}results_by_range", {}).get("order", [])
     rows = []
     for name, limits in reports[0][f"{prefix}min_overlap"].items():
         for metric, title in _METRIC_NAMES.items():
             values = [
-                _average(report.get(f"{prefix}results", {}), name, metric, len(levels))
-                + _average(report.get(f"{prefix}results_by_range", {}), name, metric, len(ranges))
+                _averages(report.get(f"{prefix}results"), report["order"], name, metric, levels)
+                + _averages(report.get(f"{prefix}results_by_range"), ranges, name, metric, ranges)
                 for _, report in found
             ]
             if any(value is not None for row in values for value in row):
                 heads = [name, title, f"{limits[metric]:g}"]
                 rows += _compared(heads, [run for run, _ in found], values)
     title = f"Average precision, {'relaxed' if prefix else 'strict'} overlaps"
-    note = f"AP40 in per cent over {reports[0]['frames']} frames; distances at level {levels[-1]}"
+    at_levels = " or ".join(dict.fromkeys(report["order"][-1] for report in reports))
+    note = f"AP40 in per cent over {reports[0]['frames']} frames; distances at level {at_levels}"
     header = ["class", "of", "IoU >", "run", *levels, *ranges]
     return Table(title, note, header, rows, heads=4, group=len(found))
 
@@ -195,9 +196,13 @@ def _column(values: Sequence[float | None], pick: Callable | None) -> list[Cell]
     return cells
 
 
-def _average(results: dict, name: str, metric: str, count: int) -> list[float | None]:
-    """AP40 at each level; None where nothing of the class was detected."""
-    return results.get(name, {}).get("AP40", {}).get(metric) or [None] * count
+def _averages(
+    results: dict | None, order: Sequence[str], name: str, metric: str, wanted: Sequence[str]
+) -> list[float | None]:
+    """AP40 at the levels wanted; None where the run has no such level or detected nothing of the class."""
+    values = (results or {}).get(name, {}).get("AP40", {}).get(metric) or []
+    by_level = dict(zip(order, values, strict=False))
+    return [by_level.get(level) for level in wanted]
 
 
 def _last(run: Run, metric: str) -> float | None:

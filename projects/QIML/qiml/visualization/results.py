@@ -4,15 +4,15 @@ import contextlib
 import json
 import math
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from qiml.data.images import write_image
 from qiml.data.kitti_format import KITTIObjects, write_objects
-from qiml.data.sources import Frame, Source
-from qiml.errors import OutputError
+from qiml.data.sources import Frame, Images, Source, Video
+from qiml.errors import ConfigError, OutputError
 from qiml.io import atomic_write_text
 from qiml.structures.boxes3d import Boxes3D
 from qiml.visualization.video import video_writer
@@ -43,6 +43,30 @@ class ResultFolder:
         except OSError as error:
             raise OutputError(self.folder, error) from error
 
+    def check_inputs_stay(self, source: Source, others: Sequence[Path]) -> None:
+        """Refuse to write over what is read.
+
+        Args:
+            source: of frames, whose pictures or video will be written.
+            others: label files, calibrations, or folders of them.
+
+        Raises:
+            ConfigError: a file to write is one of them, or would lie in such a folder.
+        """
+        pairs = [(path, self.folder / "kitti") for path in (*others, *(o.parent for o in others))]
+        if isinstance(source, Images):
+            pairs += [(file, self._picture(file.stem)) for file in source.files]
+        elif isinstance(source, Video):
+            pairs.append((source.path, self._video(source)))
+        for path, target in pairs:
+            if target.exists() and path.exists() and path.samefile(target):
+                raise ConfigError(
+                    "--output",
+                    found=f"{self.folder}, where {target} would be written over, which is read",
+                    expected="a folder without the inputs",
+                    mend="name another folder",
+                )
+
     @contextlib.contextmanager
     def pictures(
         self, source: Source, fps: float | None = None
@@ -56,7 +80,7 @@ class ResultFolder:
         if source.name is None:
             yield lambda frame, picture: self._write_picture(frame, picture)
         else:
-            with video_writer(self.folder / f"{source.name}.mp4", fps or source.fps) as append:
+            with video_writer(self._video(source), fps or source.fps) as append:
                 yield lambda _, picture: append(picture)
 
     def add(self, frame: Frame, projection: np.ndarray, objects: KITTIObjects) -> None:
@@ -86,7 +110,13 @@ class ResultFolder:
         atomic_write_text(self.folder / "detections.json", text + "\n")
 
     def _write_picture(self, frame: Frame, picture: np.ndarray) -> None:
-        write_image(self.folder / "pictures" / f"{frame.id}.jpg", picture)
+        write_image(self._picture(frame.id), picture)
+
+    def _picture(self, frame_id: str) -> Path:
+        return self.folder / "pictures" / f"{frame_id}.jpg"
+
+    def _video(self, source: Source) -> Path:
+        return self.folder / f"{source.name}.mp4"
 
 
 def describe(objects: KITTIObjects) -> list[dict]:

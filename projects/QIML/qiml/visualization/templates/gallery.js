@@ -245,11 +245,13 @@ const gallery = (() => {
     data = content.galleries[number("g-dataset")];
     fill(element("g-run"), data.runs.map(({ run }, index) => [index, content.runs[run].name]));
     fill(element("g-class"), [[-1, "all"], ...data.classes.map((name, index) => [index, name])]);
-    const legend = data.classes.map((name, index) => {
+    const seen = new Set(data.runs.flatMap((run) => run.detections.flat().map((row) => row[0])));
+    const legend = data.classes.flatMap((name, index) => {
+      if (seen.size && !seen.has(index)) return [];
       const node = make("li", {}, name);
       node.style.setProperty("--swatch", colourOf(index));
-      return node;
-    }).slice(0, new Set(data.runs.flatMap((run) => run.detections.flat().map((row) => row[0]))).size || undefined);
+      return [node];
+    });
     const notes = [["outline", "--label", "label"], ["outline", "--bad", "missed"], ["dashed", "--soft", "false positive"]];
     for (const [style, colour, text] of notes) {
       const node = make("li", { class: style }, text);
