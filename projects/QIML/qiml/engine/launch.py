@@ -58,7 +58,7 @@ def pass_signals_on() -> Iterator[None]:
     two: of each a worker lets the first wait for the end of the step, and dies of the second.
     """
     other = {signal.SIGTERM: signal.SIGINT, signal.SIGINT: signal.SIGTERM}
-    previous = {}
+    previous = {number: signal.getsignal(number) for number in other}
 
     def pass_on(number: int, _frame) -> None:
         signal.signal(number, previous[number])
@@ -66,7 +66,8 @@ def pass_signals_on() -> Iterator[None]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(worker.pid, other[number])
 
-    previous |= {number: signal.signal(number, pass_on) for number in other}
+    for number in other:
+        signal.signal(number, pass_on)
     try:
         yield
     finally:
