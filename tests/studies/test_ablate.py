@@ -1,17 +1,21 @@
 """tools/ablate.py as a user runs it: finished runs are kept, killed ones go on, failed ones are named."""
 
+import multiprocessing
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from qiml.studies.records import read_records
+from qiml.studies.runner import _take_gpu, visible_gpus
 
 ROOT = Path(__file__).parents[2]
 STUDY = {
@@ -153,3 +157,23 @@ def test_arguments_that_cannot_work(ablate, arguments, message):
 def test_a_page_needs_a_finished_run(ablate):
     code, text = finish(ablate("--render"))
     assert code == 2 and "no finished run of this study" in text
+
+
+def test_runs_side_by_side_take_a_gpu_each(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert visible_gpus() == ["0", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-7")
+    assert visible_gpus() == ["5", "GPU-7"]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert visible_gpus() == []
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context, _take_gpu, (_queue(context, ["5"]),)) as pool:
+        assert pool.submit(os.getenv, "CUDA_VISIBLE_DEVICES").result() == "5"
+
+
+def _queue(context, entries):
+    queue = context.SimpleQueue()
+    for entry in entries:
+        queue.put(entry)
+    return queue
