@@ -288,11 +288,12 @@ def test_split_without_labels(kitti_folder, train, output):
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_frames_without_objects_train_and_evaluate(kitti_folder, train, split, output):
-    """Empty label files, and no label files."""
-    root = kitti_folder(split=split, objects=KITTIObjects.empty())
-    name = f"('kitti_format:{root}:{split}',)"
-    train("SOLVER.MAX_ITER", 2, "DATASETS.TRAIN", name, "DATASETS.TEST", name,
+def test_frames_without_objects_train_and_evaluate(datasets, kitti_folder, train, split, output):
+    """Empty label files, and no label files, beside others."""
+    root = kitti_folder(split=split, objects=KITTIObjects.empty(), root=output.parent / "empty")
+    name = f"kitti_format:{root}:{split}"
+    train("SOLVER.MAX_ITER", 2, "DATASETS.TRAIN", f"('kitti_train', '{name}')",
+          "DATASETS.TEST", f"('{name}',)",
           "TEST.REPORT", True, "VIS_PERIOD", 1)  # fmt: skip
     assert (output / "report.html").exists() == (split == "train")
 
@@ -434,6 +435,7 @@ def test_waymo_trains_and_evaluates(train, output, tmp_path, monkeypatch):
     write_dataset(tmp_path / "synthetic_waymo", 4, 2, (96, 64), workers=1, style="waymo")
     names = ["DATASETS.TRAIN", "('synthetic_waymo_train',)"]
     names += ["DATASETS.TEST", "('synthetic_waymo_val',)"]
+    names += ["INPUT.FILTER.MIN_HEIGHT", 2.0]
     results = train(*names, "INPUT.FILTER.LIDAR_POINTS", "(100, 50, 50)")
     assert "mono_front_legacy" in results and "Vehicle/APH_L1" in results["official"]
     assert (output / "waymo_synthetic_waymo_val_official.json").exists()

@@ -14,8 +14,12 @@ import pytest
 import torch
 import yaml
 
+from qiml.errors import ConfigError
+from qiml.studies.cell import run_cell
 from qiml.studies.records import read_records
 from qiml.studies.runner import _take_gpu, visible_gpus
+from qiml.studies.study import load_study
+from tools import ablate as ablate_tool
 
 ROOT = Path(__file__).parents[2]
 STUDY = {
@@ -133,25 +137,31 @@ def test_runs_as_ray_tasks(ablate, tmp_path):
     assert sorted(record["variant"] for record in records(tmp_path)) == ["none", "triplet"]
 
 
-def test_data_without_cars_are_refused_before_the_training(ablate, tmp_path):
-    group = {**STUDY["groups"]["tiny"]}
-    group["overrides"] = {**group["overrides"], "TEST.VISIBLE_MIN_HEIGHT": 5000.0}
-    code, text = finish(ablate("--jobs", 1, groups={"tiny": group}, seeds=[1]))
-    assert code == 1 and "found no Car that an evaluation counts" in text
+def test_data_without_cars_are_refused_before_the_training(tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "datasets"))
+    path, group = tmp_path / "mine.yaml", STUDY["groups"]["tiny"]
+    overrides = {**group["overrides"], "TEST.VISIBLE_MIN_HEIGHT": 5000.0}
+    groups = {"tiny": {**group, "overrides": overrides}}
+    path.write_text(yaml.safe_dump({**STUDY, "groups": groups}))
+    with pytest.raises(ConfigError, match="found no Car that an evaluation counts"):
+        run_cell(load_study(path).cells()[0], str(tmp_path / "runs"))
     assert not list(tmp_path.rglob("metrics.json"))
 
 
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (("--jobs", 0), "argument --jobs: invalid positive value: '0'"),
+        (("--jobs", "0"), "argument --jobs: invalid positive value: '0'"),
         (("--threads", "many"), "argument --threads: invalid positive value: 'many'"),
-        (("--seeds", 7, 7), "seeds: found [7, 7]"),
+        (("--seeds", "7", "7"), "seeds: found [7, 7]"),
     ],
 )
-def test_arguments_that_cannot_work(ablate, arguments, message):
-    code, text = finish(ablate(*arguments))
-    assert code == 2 and message in text and "Traceback" not in text
+def test_arguments_that_cannot_work(monkeypatch, capsys, arguments, message):
+    study = str(ROOT / "configs" / "studies" / "main.yaml")
+    monkeypatch.setattr(sys, "argv", ["ablate.py", study, *arguments])
+    with pytest.raises(SystemExit, match="2"):
+        ablate_tool.main()
+    assert message in capsys.readouterr().err
 
 
 def test_a_page_needs_a_finished_run(ablate):
