@@ -182,8 +182,7 @@ class StopOnSignal(HookBase):
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
         """Within, a signal does not wait for the end of the step: what is interrupted changes no weights."""
-        if self._any_worker_received():
-            self._stop()
+        self.after_step()  # a signal from before does not wait either
         self._at_once = comm.get_world_size() == 1  # others would wait for this worker in vain
         interrupted = False
         try:

@@ -80,27 +80,29 @@ def render_study(study: Study, results: Results, command: str) -> str:
         # What the baseline's runs have not measured, nothing can be compared with.
         baseline = {study.baseline: values.get(study.baseline, {})}
         compared = tuple(c for c in _known(DETECTION, baseline) if c.compared)
-        differences = _table(study, values, compared, _difference_cells)
-        if differences:
-            parts.append(
-                f"Differences to `{study.baseline}`, paired by seed: mean [95 % bootstrap interval], in how "
-                "many seeds the measure rose (0 of 5: it fell in all, as an error should)."
-            )
-            parts.append(differences)
+        parts += _under(
+            f"Differences to `{study.baseline}`, paired by seed: mean [95 % bootstrap interval], in how "
+            "many seeds the measure rose (0 of 5: it fell in all, as an error should).",
+            _table(study, values, compared, _difference_cells),
+        )
         by_distance = _known(BY_DISTANCE, baseline)
-        distances = _table(study, values, by_distance, _spread_or_difference_cells)
-        if distances:
-            parts.append(
-                "Depth error by the car's distance, and its bias (detected − true), m: of "
-                f"`{study.baseline}`, then the differences to it."
-            )
-            parts.append(distances)
+        parts += _under(
+            f"Depth error by the car's distance, and its bias (detected − true), m: of `{study.baseline}`, "
+            "then the differences to it.",
+            _table(study, values, by_distance, _spread_or_difference_cells),
+        )
         for kind, title in DESCRIPTORS.items():
             of_kind = tuple(replace(c, key=f"{kind}_{c.key}") for c in MANIFOLD)
-            if columns := _known(of_kind, values):
-                parts.append(f"Feature space at the evaluation's objects, {title}:")
-                parts.append(_table(study, values, columns, _spread_cells))
+            parts += _under(
+                f"Feature space at the evaluation's objects, {title}:",
+                _table(study, values, _known(of_kind, values), _spread_cells),
+            )
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _under(text: str, table: str) -> list[str]:
+    """A table with what says what it is; nothing without a table."""
+    return [text, table] if table else []
 
 
 def replace_section(page: str, study: Study, section: str) -> str:

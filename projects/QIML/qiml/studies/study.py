@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
@@ -143,10 +144,8 @@ class Study:
         Raises:
             ConfigError: a name is not in the study, or a seed is given twice.
         """
-        if seeds and len(set(seeds)) < len(seeds):
-            raise ConfigError(
-                "seeds", found=str(seeds), expected="different numbers", mend="name each once"
-            )
+        if seeds:
+            _check_seeds("seeds", seeds)
         return replace(
             self,
             groups=_chosen(self.groups, groups, f"groups of {self.name}"),
@@ -295,9 +294,16 @@ def _check(study: Study, path: Path) -> None:
             expected=f"one of the variants {', '.join(study.variants)}",
             mend="correct the name",
         )
-    if not study.seeds or len(set(study.seeds)) < len(study.seeds):
+    _check_seeds(f"{path}, seeds", study.seeds)
+
+
+def _check_seeds(where: str, seeds: Sequence[int]) -> None:
+    if not seeds or len(set(seeds)) < len(seeds):
         raise ConfigError(
-            path, found=f"seeds {list(study.seeds)}", expected="different numbers", mend="list them"
+            where,
+            found=str(list(seeds)),
+            expected="different numbers",
+            mend="list each of them once",
         )
 
 
