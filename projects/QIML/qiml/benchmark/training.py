@@ -24,6 +24,7 @@ from qiml.engine.trainer import Trainer
 from qiml.losses import heatmap_focal_loss
 from qiml.modeling.box3d.centre_head import CentreHead, CentrePredictions
 from qiml.modeling.detector import MonocularDetector3D
+from qiml.modeling.precision import convolution_dtype
 from qiml.modeling.targets import ObjectTargets, flatten_objects, render_heatmap
 
 Step = Callable[[], dict[str, float]]
@@ -117,9 +118,11 @@ def compare_official(
         ),
         Comparison(f"{name}, float32", "official style", official, plain),
     ]
+    device = torch.device(single.MODEL.DEVICE)
     for (what, step), run in zip(steps.items(), runs, strict=True):
-        dtype = torch.bfloat16 if what.endswith("bfloat16") else torch.float32
-        speed = matrix_product_speed(timer, dtype, single.MODEL.DEVICE)
+        # What the step computes in: where bfloat16 is emulated, one such product takes half a minute.
+        dtype = convolution_dtype(device, torch.bfloat16 if what.endswith("bfloat16") else None)
+        speed = matrix_product_speed(timer, dtype, device)
         arithmetic = Arithmetic(what, operations_of(step), run.seconds, speed)
         records += [Phases(what, run.result), arithmetic]
     limit = official / arithmetic.floor
@@ -134,7 +137,9 @@ def operations_of(call: Callable[[], object]) -> int:
     return counter.get_total_flops()
 
 
-def matrix_product_speed(timer: Timer, dtype: torch.dtype, device: str, size: int = 2048) -> float:
+def matrix_product_speed(
+    timer: Timer, dtype: torch.dtype, device: torch.device, size: int = 2048
+) -> float:
     """Operations a second of one large matrix product."""
     matrix = torch.randn(size, size, device=device).to(dtype)
     (seconds,) = timer.seconds(lambda: matrix @ matrix)
