@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import socket
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from qiml.config import flat_config, load_config_text
 from qiml.data.catalog import datasets_root, register_datasets
+from qiml.engine.ray_node import find_missing
 from qiml.engine.ray_worker import DAMAGED_LIST, RAYS_LIST, Job, train_worker
 from qiml.engine.setup import check_batch_divides
 from qiml.engine.storage import RunStorage
@@ -86,7 +88,7 @@ def train_on_ray(cfg, workers: Workers, storage: RunStorage, max_failures: int) 
     job = Job(cfg.dump(), str(datasets_root().absolute()), storage)
     check_same_run(storage, job.config)
     cpus = connect(workers)
-    check_nodes(job, cfg, workers)
+    check_nodes(storage, cfg, workers)
     storage.write_text(CONFIG_FILE, job.config)
     set_damaged_list_aside(storage)
     resources = {"CPU": cpus, **({"GPU": 1} if workers.gpu else {})}
@@ -251,7 +253,7 @@ def _unreachable(address: str, error: Exception) -> ConfigError:
     )
 
 
-def check_nodes(job: Job, cfg, workers: Workers) -> None:
+def check_nodes(storage: RunStorage, cfg, workers: Workers) -> None:
     """See on each machine that may get a worker that data and storage are there.
 
     Raises:
@@ -259,13 +261,14 @@ def check_nodes(job: Job, cfg, workers: Workers) -> None:
         ConfigError: a machine does not see the storage.
     """
     probe = f".probe-{os.urandom(6).hex()}"
-    job.storage.write_text(probe, "")
+    storage.write_text(probe, "")
     need = "GPU" if workers.gpu else "CPU"
-    look = ray.remote(num_cpus=0, max_retries=1)(look_around)
+    ask = ray.remote(num_cpus=0, max_retries=1)(find_missing)
+    roots = data_roots((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
     answers = {
-        node["NodeManagerAddress"]: look.options(
+        node["NodeManagerAddress"]: ask.options(
             scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        ).remote(job, (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST), probe)
+        ).remote(roots, storage, probe)
         for node in ray.nodes()
         if node["Alive"] and node["Resources"].get(need, 0) > 0
     }
@@ -287,18 +290,13 @@ def check_nodes(job: Job, cfg, workers: Workers) -> None:
                     mend="give a shared folder, or a URI such as s3://BUCKET/FOLDER",
                 )
     finally:
-        job.storage.filesystem.delete_file(job.storage.path(probe))
+        storage.filesystem.delete_file(storage.path(probe))
 
 
-def look_around(job: Job, names: tuple[str, ...], probe: str) -> dict[str, str] | None:
-    """What a machine lacks for a job: {"kind": "data" or "storage", "path": …}, or None."""
-    os.environ["DETECTRON2_DATASETS"] = job.datasets
-    register_datasets(names)
-    for name in names:
-        root = MetadataCatalog.get(name).get("root")
-        if root and not Path(root).is_dir():
-            return {"kind": "data", "path": str(root)}
-    return None if job.storage.exists(probe) else {"kind": "storage", "path": job.storage.path()}
+def data_roots(names: Iterable[str]) -> list[str]:
+    """Absolute folders of registered data sets, which every machine must have."""
+    roots = (MetadataCatalog.get(name).get("root") for name in names)
+    return list(dict.fromkeys(str(Path(root).absolute()) for root in roots if root))
 
 
 def raise_mendable(error: BaseException | None) -> None:
