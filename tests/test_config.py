@@ -177,7 +177,13 @@ def test_wrong_override(overrides, hints):
         ("MODEL.QUASI_ISOMETRIC.DESCRIPTOR", "head"),
         ("MODEL.CONTRASTIVE.NAME", "simclr"),
         ("INPUT.AUGMENTATION.CROP_DEPTH", "none"),
-        ("MODEL.BOX3D_HEAD.ROI_SIZE", "0"),
+        ("MODEL.BOX3D_HEAD.ROI_SIZE", "1"),
+        ("SOLVER.BIAS_LR_FACTOR", "-1.0"),
+        ("SOLVER.WEIGHT_DECAY_NORM", "-1.0"),
+        ("SOLVER.WEIGHT_DECAY_NORM", "abc"),
+        ("SOLVER.CLIP_GRADIENTS.CLIP_VALUE", "-5.0"),
+        ("SOLVER.STEPS", "(30, 10)"),
+        ("INPUT.FILTER.MIN_DEPTH", "-5.0"),
         ("SOLVER.TASK_LEARNING.WINDOW", "2"),
         ("SOLVER.TASK_LEARNING.PERIOD", "-1"),
         ("INPUT.RESIZE", "stretch"),
@@ -221,6 +227,19 @@ def test_value_out_of_range(key, value):
 )
 def test_values_that_no_run_can_use(key, value, expected):
     with pytest.raises(ConfigError, match=rf"^{key}: found .*; expected .*{re.escape(expected)}"):
+        load_config("", [key, value])
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "instead"),
+    [
+        ("INPUT.RANDOM_FLIP", "none", "INPUT.AUGMENTATION.FLIP"),
+        ("INPUT.CROP.ENABLED", "True", "INPUT.AUGMENTATION.CROP"),
+        ("TEST.DETECTIONS_PER_IMAGE", "10", "MODEL.BOX3D_HEAD.TOP_K"),
+    ],
+)
+def test_detectron2s_keys_that_nothing_reads(key, value, instead):
+    with pytest.raises(ConfigError, match=rf"^{key}: found .* To mend it: set {instead}$"):
         load_config("", [key, value])
 
 

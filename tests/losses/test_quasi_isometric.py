@@ -130,7 +130,15 @@ def test_half_precision_is_raised_to_float32():
 
 
 @pytest.mark.parametrize(
-    "bad", [{"form": "onesided"}, {"depth_space": "inverse"}, {"k": 0.5}, {"b": -1.0}]
+    "bad",
+    [
+        {"form": "onesided"},
+        {"depth_space": "inverse"},
+        {"k": 0.5},
+        {"b": -1.0},
+        {"epsilon": -1.0},
+        {"form": "official", "temperature": 0.0},
+    ],
 )
 def test_wrong_arguments_are_refused(bad):
     with pytest.raises(ValueError):

@@ -73,6 +73,15 @@ def test_local_weights_of_dla34(tmp_path):
     assert all(torch.equal(value, state[key]) for key, value in body.items())
 
 
+def test_local_weights_of_a_model_whose_layers_timm_renames(tmp_path):
+    state = timm.create_model("convnext_atto").state_dict()
+    torch.save(state, tmp_path / "convnext.pth")
+    body = TimmBackbone("convnext_atto", weights=str(tmp_path / "convnext.pth")).body.state_dict()
+    assert "stages_3.downsample.1.weight" in body
+    renamed = {key.replace("stages_", "stages.").replace("stem_", "stem."): key for key in body}
+    assert all(torch.equal(body[key], state[name]) for name, key in renamed.items())
+
+
 def test_safetensors(tmp_path, full_state):
     save_file = pytest.importorskip("safetensors.torch").save_file
     save_file(full_state, tmp_path / "thin.safetensors")
@@ -139,7 +148,7 @@ def test_pretrained_without_a_network_says_how(monkeypatch):
         thin(pretrained=True)
     for hint in ("MODEL.BACKBONE.PRETRAINED", "resnet10t", "MODEL.BACKBONE.WEIGHTS", "False"):
         assert hint in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value) and "Name or service not known" in str(caught.value)
     thin()
 
 

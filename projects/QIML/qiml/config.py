@@ -356,6 +356,13 @@ def _check_values(cfg: CN) -> None:
             expected="(width, height), both multiples of 32",
             mend="take the nearest multiples, such as (1280, 384) or (416, 128)",
         )
+    if list(cfg.SOLVER.STEPS) != sorted(cfg.SOLVER.STEPS):
+        raise ConfigError(
+            "SOLVER.STEPS",
+            found=str(cfg.SOLVER.STEPS),
+            expected="iterations in rising order",
+            mend="sort them",
+        )
     if qi.K < 1 or qi.B < 0:
         raise ConfigError(
             "MODEL.QUASI_ISOMETRIC",

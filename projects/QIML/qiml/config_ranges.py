@@ -18,12 +18,13 @@ _RANGES = {
     "INPUT.AUGMENTATION.SHIFT": _SHARE,
     "INPUT.AUGMENTATION.SHIFT_PIXELS": (0, 10_000),
     "INPUT.AUGMENTATION.PHOTOMETRIC": _SHARE,
+    "INPUT.FILTER.MIN_DEPTH": (0, math.inf),
     "MODEL.PIXEL_STD": _POSITIVE,
     "MODEL.BOX3D_HEAD.NUM_CLASSES": (1, 1000),
     "MODEL.BOX3D_HEAD.HIDDEN_CHANNELS": (1, 8192),
     "MODEL.BOX3D_HEAD.SCORE_THRESHOLD": _SHARE,
     "MODEL.BOX3D_HEAD.TOP_K": (1, math.inf),
-    "MODEL.BOX3D_HEAD.ROI_SIZE": (1, 100),
+    "MODEL.BOX3D_HEAD.ROI_SIZE": (2, 100),
     "MODEL.BOX3D_HEAD.MEAN_SIZES": _POSITIVE,
     "MODEL.OBJECT_DEPTH.HIDDEN_CHANNELS": (1, 8192),
     "MODEL.OBJECT_DEPTH.WEIGHT": _WEIGHT,
@@ -39,7 +40,11 @@ _RANGES = {
     "SOLVER.TASK_LEARNING.LENGTH": (0, math.inf),
     "SOLVER.BASE_LR": _POSITIVE,
     "SOLVER.BETAS": (0, 1 - 1e-9),
+    "SOLVER.BIAS_LR_FACTOR": _WEIGHT,
     "SOLVER.WEIGHT_DECAY": _WEIGHT,
+    "SOLVER.WEIGHT_DECAY_BIAS": _WEIGHT,
+    "SOLVER.WEIGHT_DECAY_NORM": _WEIGHT,
+    "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": _POSITIVE,
     "SOLVER.WARMUP_START_LR": (0, 1e3),
     "SOLVER.WARMUP_ITERS": (0, math.inf),
     "SOLVER.MAX_ITER": (0, math.inf),
@@ -50,6 +55,7 @@ _RANGES = {
     "SOLVER.CYCLIC.FINAL": _WEIGHT,
     "SOLVER.CYCLIC.MOMENTUM": (0, 1 - 1e-9),
     "TEST.IMS_PER_BATCH": (1, math.inf),
+    "TEST.PRECISE_BN.NUM_ITER": (1, math.inf),
     "TEST.VISIBLE_MIN_HEIGHT": (0, 1e5),
 }
 _CHOICES = {
@@ -67,8 +73,26 @@ _CHOICES = {
     "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": ("value", "norm", "full_model"),
 }
 _LENGTHS = {"SOLVER.BETAS": 2, "MODEL.PIXEL_MEAN": 3, "MODEL.PIXEL_STD": 3, "INPUT.SIZE": 2}
-# What lists hold whose defaults are empty.
+# Keys of Detectron2 that nothing here reads -> what to set instead.
+_UNREAD = {
+    "INPUT.CROP.ENABLED": "INPUT.AUGMENTATION.CROP",
+    "INPUT.FORMAT": "nothing: images are RGB",
+    "INPUT.MAX_SIZE_TEST": "INPUT.SIZE",
+    "INPUT.MAX_SIZE_TRAIN": "INPUT.SIZE",
+    "INPUT.MIN_SIZE_TEST": "INPUT.SIZE",
+    "INPUT.MIN_SIZE_TRAIN": "INPUT.SIZE",
+    "INPUT.RANDOM_FLIP": "INPUT.AUGMENTATION.FLIP",
+    "MODEL.BACKBONE.FREEZE_AT": "nothing: the whole backbone trains",
+    "MODEL.ROI_HEADS.NUM_CLASSES": "MODEL.BOX3D_HEAD.NUM_CLASSES",
+    "MODEL.ROI_HEADS.SCORE_THRESH_TEST": "MODEL.BOX3D_HEAD.SCORE_THRESHOLD",
+    "SOLVER.MOMENTUM": "SOLVER.BETAS",
+    "SOLVER.WARMUP_FACTOR": "SOLVER.WARMUP_START_LR",
+    "SOLVER.WARMUP_METHOD": "SOLVER.WARMUP_START_LR and SOLVER.WARMUP_ITERS",
+    "TEST.DETECTIONS_PER_IMAGE": "MODEL.BOX3D_HEAD.TOP_K",
+}
+# What keys hold whose defaults are empty.
 _EXAMPLES = {
+    "SOLVER.WEIGHT_DECAY_NORM": 0.0,
     "INPUT.FILTER.LIDAR_POINTS": (0,),
     "INPUT.FILTER.CLASSES": ("Car",),
     "DATASETS.TRAIN": ("kitti_train",),
@@ -87,6 +111,13 @@ def check_ranges(values: Mapping[str, object], defaults: Mapping[str, object]) -
         default = _EXAMPLES.get(key, defaults.get(key))
         if default is None or value == defaults[key]:
             continue
+        if key in _UNREAD:
+            raise ConfigError(
+                key,
+                found=f"{value!r}, which nothing here reads",
+                expected=f"Detectron2's default, {defaults[key]!r}",
+                mend=f"set {_UNREAD[key]}",
+            )
         least, most = _RANGES.get(key, (-math.inf, math.inf))
         if not _is_alike(value, default):
             expected = f"something like {default!r}"

@@ -119,6 +119,21 @@ def test_perfect_predictions_cost_nothing(head, kitti_folder, read_samples, perf
     assert losses["loss_keypoint_heatmap"] < 0.5  # the flanks of the Gaussians
 
 
+def test_objects_without_3d_supervision_have_no_key_points(head, kitti_folder, read_samples):
+    instances = [x["instances"] for x in read_samples(kitti_folder())]
+    for image in instances:
+        image.gt_has_3d[1:] = False
+
+    def losses(targets):
+        predictions = [torch.full((len(targets), 9, 2), 0.1) for _ in range(2)]
+        heatmap = targets.render_keypoint_heatmap()
+        return head.auxiliary_losses(torch.zeros_like(heatmap), *predictions, targets)
+
+    both = losses(flatten_labels(instances, 4, MAP))
+    assert both == losses(flatten_labels([image[:1] for image in instances], 4, MAP))
+    assert both["loss_keypoint_offset"] > 0
+
+
 def test_objects_whose_3d_centre_is_outside_train_too(kitti_folder, read_samples):
     """Their 2D box's centre is inside; points behind the camera are not supervised."""
     instances = [x["instances"] for x in read_samples(kitti_folder())]

@@ -14,7 +14,8 @@ class MetricLoss(nn.Module):
     Args:
         weight: factor on the result.
         gather: under several workers, compare the objects of all of them, so that the loss and its
-            gradient do not depend on the number of workers.
+            gradient do not depend on the number of workers: unless they depend on the objects' order, as the
+            gradient of the quasi-isometric loss's official form does.
     """
 
     def __init__(self, weight: float, gather: bool):

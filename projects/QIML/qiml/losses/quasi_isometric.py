@@ -120,7 +120,8 @@ class QuasiIsometricLoss(MetricLoss):
             lengths, which nothing else in a network fixes.
 
     Raises:
-        ValueError: unknown form or depth space, or bounds that contradict each other (k < 1, b < 0).
+        ValueError: unknown form or depth space, bounds that contradict each other (k < 1, b < 0), or an
+            epsilon or temperature that is not positive.
     """
 
     def __init__(
@@ -142,6 +143,10 @@ class QuasiIsometricLoss(MetricLoss):
             raise ValueError(f"depth_space must be 'metric' or 'log', not {depth_space!r}")
         if k < 1 or b < 0:
             raise ValueError(f"bounds need k >= 1 and b >= 0, not k={k}, b={b}")
+        if not (epsilon > 0 and temperature > 0):
+            raise ValueError(
+                f"epsilon and temperature must be positive, not {epsilon} and {temperature}"
+            )
         self.k, self.b, self.epsilon, self.temperature = k, b, epsilon, temperature
         self.form, self.depth_space = form, depth_space
         self.log_scale = nn.Parameter(torch.zeros(())) if learn_scale else None

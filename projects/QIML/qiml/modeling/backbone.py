@@ -72,10 +72,12 @@ def _create_body(name: str, pretrained: bool, options: dict[str, Any]) -> torch.
     except (OSError, RuntimeError) as error:
         if not pretrained:
             raise
+        text = " ".join(str(error).split())[:200]
         raise ConfigError(
             "MODEL.BACKBONE.PRETRAINED",
-            found=f"True, but the ImageNet weights of {name} cannot be had ({type(error).__name__})",
-            expected="a network connection, or the weights in the Hugging Face cache",
+            found=f"True, but no ImageNet weights of {name} ({type(error).__name__}: {text})",
+            expected="published weights that fit MODEL.BACKBONE.TIMM_OPTIONS, in the Hugging Face cache or "
+            "to be had over the network",
             mend="download them on a connected machine and set MODEL.BACKBONE.WEIGHTS to the file, or train "
             "from scratch with MODEL.BACKBONE.PRETRAINED False",
         ) from error
@@ -127,6 +129,7 @@ def _load_body_weights(body: torch.nn.Module, name: str, path: str) -> None:
             expected=f"a .pth or .safetensors file with the weights of {name}",
             mend="save the weights with torch.save(model.state_dict(), …), without pickled code",
         ) from error
+    state = {_name_in_body(key, body): value for key, value in state.items()}
     missing = [
         key
         for key, value in body.state_dict().items()
@@ -140,6 +143,16 @@ def _load_body_weights(body: torch.nn.Module, name: str, path: str) -> None:
             mend="give a file of the same model as MODEL.BACKBONE.TIMM_NAME",
         )
     body.load_state_dict({key: state[key] for key in body.state_dict()})
+
+
+def _name_in_body(key: str, body: torch.nn.Module) -> str:
+    """Name of a model's entry in what timm makes of it for features, such as `stages_0.x` of `stages.0.x`."""
+    children = dict(body.named_children())
+    parts = key.split(".")
+    for count in range(1, len(parts)):
+        if (child := "_".join(parts[:count])) in children:
+            return ".".join([child, *parts[count:]])
+    return key
 
 
 def timm_arguments(cfg) -> dict[str, Any]:

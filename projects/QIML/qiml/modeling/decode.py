@@ -14,6 +14,8 @@ from qiml.structures.camera import invert_affine
 class Peaks:
     """The K strongest local maxima of each image's heat maps, flattened to B·K rows, image by image.
 
+    Where a map has fewer, other cells with a score of 0 fill up the rows.
+
     Attributes:
         image_index: (B·K,) int64.
         cells: (B·K, 2) int64 x, y.

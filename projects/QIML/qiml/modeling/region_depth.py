@@ -144,6 +144,6 @@ def _nearest(depth: Tensor, points: Tensor, objects: ObjectTargets) -> Tensor:
         return depth.new_zeros(depth.shape[:3])
     index = objects.image_index
     depth = torch.where((index[:, None] == index)[:, None, None], depth, torch.inf).amin(dim=3)
-    height, width = objects.map_size
-    on_map = ((points >= 0) & (points < points.new_tensor([width, height]))).all(dim=-1)
+    (x, y), (height, width) = points.unbind(dim=-1), objects.map_size
+    on_map = (x >= 0) & (x < width) & (y >= 0) & (y < height)
     return torch.where(on_map, depth, 0).nan_to_num(posinf=0.0)

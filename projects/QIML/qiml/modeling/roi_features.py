@@ -44,7 +44,7 @@ def coordinate_maps(boxes: Tensor, cameras: Camera, size: int) -> Tensor:
     """
     corners = boxes.unflatten(1, (2, 2))
     first, last = cameras.back_project(corners, torch.ones_like(corners[..., 0])).unbind(dim=1)
-    steps = torch.linspace(0, 1, size).to(boxes)
+    steps = torch.linspace(0, 1, size, dtype=boxes.dtype, device=boxes.device)
     x, y = torch.lerp(first[:, :2, None], last[:, :2, None], steps).unbind(dim=1)
     return torch.stack(
         [x[:, None, :].expand(-1, size, size), y[:, :, None].expand(-1, size, size)], dim=1

@@ -42,6 +42,9 @@ class HeatmapHead(nn.Module):
     regression_channels: ClassVar[Mapping[str, int]]
     """Branches read at objects, "offset_2d" and "size_2d" among them, and their output channels."""
 
+    crop_depth = "virtual"
+    """See ``BOX3D_HEAD_REGISTRY``."""
+
     make_branch = staticmethod(conv_branch)
     make_heatmap_branch = staticmethod(heatmap_branch)
 

@@ -222,8 +222,9 @@ class MonoConHead(HeatmapHead):
             objects: M objects.
         """
         expected = objects.keypoints - objects.cells[:, None]
-        # As in the PyTorch-only version, key points off the map pull the offset of cell (0, 0) to 0.
-        error = (keypoint_offsets - objects.keypoint_offsets).abs().sum()
+        # As in the PyTorch-only version, key points off the map pull the offset of cell (0, 0) to 0; but not
+        # those of objects without 3D supervision, which it does not have.
+        error = (keypoint_offsets - objects.keypoint_offsets).abs() * objects.has_3d[:, None, None]
         return {
             "loss_keypoints": global_mean(
                 (keypoints - expected).abs(), objects.keypoint_mask[..., None].expand_as(keypoints)
@@ -231,15 +232,17 @@ class MonoConHead(HeatmapHead):
             "loss_keypoint_heatmap": heatmap_focal_loss(
                 keypoint_heatmap, objects.render_keypoint_heatmap()
             ),
-            "loss_keypoint_offset": global_sum_ratio(error, 2 * objects.keypoint_on_map.sum()),
+            "loss_keypoint_offset": global_sum_ratio(
+                error.sum(), 2 * objects.keypoint_on_map.sum()
+            ),
         }
 
     def depth_descriptors(self, predictions: MonoConPredictions, targets: ObjectTargets) -> Tensor:
         """(M, hidden) float32, hidden layer of the depth branch where that is read: in the boxes' middle."""
         height, width = targets.map_size
         middle = (targets.boxes2d[:, :2] + targets.boxes2d[:, 2:]) / 2
-        last = middle.new_tensor([width - 1, height - 1])
-        cells = torch.minimum(middle.long().clamp(min=0), last.long())
+        x, y = middle.long().unbind(dim=1)
+        cells = torch.stack([x.clamp(0, width - 1), y.clamp(0, height - 1)], dim=1)
         hidden = predictions.hidden["depth"]
         return gather_windows(hidden, targets.image_index, cells, size=1).flatten(1).float()
 

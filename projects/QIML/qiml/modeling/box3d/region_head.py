@@ -98,6 +98,7 @@ class RegionHead(CentreHead):
     """
 
     regression_channels = REGRESSION_CHANNELS
+    crop_depth = "metric"
     region_channels: ClassVar[Mapping[str, int]]
     """Branches with one answer a region, "offset_3d" and "heading" among them, and their output channels."""
     grid_channels: ClassVar[Mapping[str, int]] = {}
