@@ -8,7 +8,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from qiml.errors import ConfigError, QIMLError, exit_on_error
+from qiml.errors import ConfigError, QIMLError, check_counts, exit_on_error
 from qiml.io import atomic_write_text
 from qiml.studies.page import render_study, replace_section
 from qiml.studies.plot import plot_differences
@@ -16,7 +16,7 @@ from qiml.studies.records import finished
 from qiml.studies.runner import in_processes, on_ray, run_study, visible_gpus
 from qiml.studies.study import Cell, Study, load_study
 
-ROOT = Path(__file__).resolve().parents[1]
+RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
 
 EXAMPLES = """\
 A finished run is never done again, also where another study has it: its result is a line of
@@ -57,14 +57,14 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--variants", nargs="+", help="only these variants of the study")
     parser.add_argument("--seeds", nargs="+", type=int, help="these seeds instead of the study's")
     parser.add_argument(
-        "--jobs", type=positive, help="runs at once (default: one a GPU, without GPUs one a core)"
+        "--jobs", type=int, help="runs at once (default: one a GPU, without GPUs one a core)"
     )
-    parser.add_argument("--threads", type=positive, default=1, help="threads a run (default 1)")
+    parser.add_argument("--threads", type=int, default=1, help="threads a run (default 1)")
     parser.add_argument("--ray", metavar="ADDRESS", help="run on this Ray cluster, such as `auto`")
     parser.add_argument(
         "--results",
         type=Path,
-        default=ROOT / "docs" / "results",
+        default=RESULTS,
         help="folder of the results, one file a study (default docs/results)",
     )
     parser.add_argument(
@@ -81,17 +81,10 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def positive(text: str) -> int:
-    """A number of at least 1; ValueError, which argparse turns into a message, for others."""
-    number = int(text)
-    if number < 1:
-        raise ValueError(text)
-    return number
-
-
 def main() -> None:
     args = parse_arguments()
     with exit_on_error():
+        check_counts(args, jobs=1, threads=1)
         study = load_study(args.study).part(args.groups, args.variants, args.seeds)
         records = args.results / f"{study.name}.jsonl"
         if args.list:
@@ -139,6 +132,8 @@ def describe_command(args: argparse.Namespace) -> str:
     for name in ("groups", "variants", "seeds"):
         if chosen := getattr(args, name):
             command += [f"--{name}", *map(str, chosen)]
+    if args.results != RESULTS:
+        command += ["--results", str(args.results)]
     return shlex.join(command)
 
 

@@ -18,7 +18,7 @@ import torch
 
 from qiml.benchmark.scale import QUICK, Scale
 from qiml.benchmark.suite import Inputs, run
-from qiml.errors import exit_on_error
+from qiml.errors import ConfigError, check_counts, exit_on_error
 from qiml.io import atomic_write_text
 
 
@@ -59,6 +59,12 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_arguments()
+    check_counts(args, repeats=1, batch_size=1, threads=1)
+    for path in (*args.kitti, args.devkit):
+        if path is not None and not path.exists():
+            raise ConfigError(
+                path, found="nothing there", expected="what is to be timed", mend="correct the path"
+            )
     if args.threads:
         torch.set_num_threads(args.threads)
     changes = {"repeats": args.repeats, "quickstart_batch": args.batch_size}

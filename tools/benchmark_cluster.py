@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from qiml.errors import check_counts, exit_on_error
 from qiml.io import atomic_write_text
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -69,6 +70,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300, help="of each run, > 120 (default: 300)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there, too")
     args = parser.parse_args()
+    check_counts(args, rounds=1, steps=121)
     rates = {kind: [] for kind in KINDS}
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
@@ -90,4 +92,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with exit_on_error():
+        main()

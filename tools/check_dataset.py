@@ -15,8 +15,8 @@ from qiml.doctor.problems import ERROR
 from qiml.doctor.report import summarise, to_dict, to_text
 from qiml.doctor.splits import check_splits
 from qiml.doctor.survey import survey
-from qiml.errors import ConfigError, exit_on_error
-from qiml.io import atomic_write_text, visible_files
+from qiml.errors import ConfigError, check_counts, exit_on_error
+from qiml.io import atomic_folder, atomic_write_text, visible_files
 
 EXAMPLES = """\
 Prints a table of classes, a table of checks, and the worst problems of each kind. Writes all of them to
@@ -73,12 +73,7 @@ def name_of(data: str, split: str) -> str:
 
 def run(args: argparse.Namespace) -> int:
     """Check everything and tell of it; returns the number of errors."""
-    for option in ("workers", "draw"):
-        value = getattr(args, option)
-        if value is not None and value < (option == "workers"):
-            raise ConfigError(
-                f"--{option}", found=str(value), expected="a count", mend="correct it"
-            )
+    check_counts(args, workers=1, draw=0)
     names = dict.fromkeys(name_of(data, args.split) for data in args.data)
     surveys = [survey(name) for name in names]
     problems = [problem for each in surveys for problem in (*each.problems, *check_labels(each))]
@@ -89,11 +84,13 @@ def run(args: argparse.Namespace) -> int:
     print(to_text(surveys, summaries, problems, skipped=() if args.images else ("images",)))
     report = args.output / "report.json"
     atomic_write_text(report, json.dumps(to_dict(summaries, problems), indent=1) + "\n")
-    drawn = draw_worst(surveys, problems, args.output / "pictures", args.draw)
+    pictures = args.output / "pictures"
+    with atomic_folder(pictures) as folder:  # none of an earlier check stays
+        drawn = draw_worst(surveys, problems, folder, args.draw)
     errors = sum(problem.severity == ERROR for problem in problems)
     print(f"\n{errors} errors, {len(problems) - errors} warnings: {report}")
     if drawn:
-        print(f"{len(drawn)} pictures of the worst frames: {args.output / 'pictures'}")
+        print(f"{len(drawn)} pictures of the worst frames: {pictures}")
     return errors
 
 

@@ -21,7 +21,7 @@ from qiml.data.catalog import datasets_root, register_datasets
 from qiml.data.images import write_image
 from qiml.data.mapper import MonocularMapper
 from qiml.engine.trained import load_trained_model
-from qiml.errors import exit_on_error
+from qiml.errors import check_counts, exit_on_error
 from qiml.visualization.frame import frame_panel
 
 CONFIG = "configs/quickstart.yaml"
@@ -67,7 +67,7 @@ def draw_predictions(
     frames = DatasetCatalog.get(DATASET)
     frames = [frame for frame in frames if len(frame["annotations"]) >= 3] or frames
     files = []
-    for index in np.linspace(0, len(frames) - 1, count).astype(int):
+    for index in np.linspace(0, len(frames) - 1, min(count, len(frames))).astype(int):
         frame = frames[index]
         with torch.no_grad():
             found = model([mapper(frame)])[0]["instances"]
@@ -113,6 +113,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_arguments()
+    check_counts(args, train=1, val=1, pictures=0)
     start = time.monotonic()
     untrained = args.output / "untrained"
     run("tools/make_synthetic.py", "--out", str(datasets_root() / "synthetic"),

@@ -5,7 +5,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from qiml.errors import exit_on_error
+from qiml.errors import ConfigError, exit_on_error
 from qiml.evaluation.waymo_files import write_submission
 from qiml.io import atomic_path
 
@@ -42,6 +42,13 @@ def main() -> None:
         "method_link": args.link,
     }
     with exit_on_error():
+        if args.out.resolve() == args.predictions.resolve():
+            raise ConfigError(
+                f"--out {args.out}",
+                found="the file of predictions itself",
+                expected="another file: no input is written over",
+                mend="name a .tar.gz",
+            )
         with tempfile.TemporaryDirectory() as folder:
             message = Path(folder) / "submission.binproto"
             count = write_submission(message, args.predictions, details)

@@ -28,6 +28,7 @@ def box(x=0.0, y=0.0, z=0.0, h=1.0, w=1.0, length=1.0, yaw=0.0) -> np.ndarray:
         (box(x=1, z=1), box(), 0),  # touching in a corner
         (box(w=4, length=4, yaw=0.3), box(yaw=0.7), 1 / 16),  # nested
         (box(w=0), box(), 0),
+        (box(w=-1, length=4), box(w=2, length=4.5), 0),
         (box(w=0, length=0), box(w=0, length=0), 0),
         (box(x=1e6, z=-1e6, w=2, length=4, yaw=0.4), box(), 0),
         (box(x=1e6, w=2, length=4, yaw=0.4), box(x=1e6, w=2, length=4, yaw=0.4), 1),

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from qiml.data.kitti_format import KITTIObjects, write_objects
-from qiml.errors import DatasetError
+from qiml.errors import ConfigError, DatasetError
 from qiml.evaluation.waymo import evaluate, evaluate_files, main
 from qiml.evaluation.waymo_files import read_predictions, write_predictions, write_submission
 from qiml.evaluation.waymo_legacy import evaluate_folders, evaluate_legacy
-from qiml.evaluation.waymo_rules import difficulty_levels
+from qiml.evaluation.waymo_rules import difficulty_levels, iou_thresholds
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "waymo_official_example.json"
 VEHICLE = "OBJECT_TYPE_TYPE_VEHICLE_LEVEL_{}"
@@ -125,6 +125,13 @@ def test_legacy_levels_and_filter():
     assert rows[VEHICLE.format(2)]["AP"] == 1.0  # the other two do not count
 
 
+def test_types_by_name_or_number():
+    assert iou_thresholds({"vehicle": 0.5, "2": 0.3}, let=False) == {1: 0.5, 2: 0.3, 3: 0.5, 4: 0.5}
+    for wrong in ("9", "boat", "-1"):
+        with pytest.raises(ConfigError, match=f"IoU thresholds: found '{wrong}'"):
+            iou_thresholds({wrong: 0.5}, let=False)
+
+
 def test_legacy_folders(tmp_path, capsys):
     for name in ("000", "001"):
         write_objects(tmp_path / "label" / f"{name}.txt", car())
@@ -134,8 +141,11 @@ def test_legacy_folders(tmp_path, capsys):
     assert frames == 1 and rows[VEHICLE.format(1)]["AP"] == 1.0
     main([str(tmp_path / "label"), str(tmp_path / "result"), "--protocol", "mono_front_legacy"])
     assert "mono_front_legacy" in capsys.readouterr().out
+    write_objects(tmp_path / "result" / "001.txt", car(points=0.9, dimensions=[[1.8, -0.1, 4.81]]))
+    rows, frames = evaluate_folders(tmp_path / "label", tmp_path / "result")
+    assert frames == 2 and rows[VEHICLE.format(1)]["AP"] < 1.0
     write_objects(tmp_path / "result" / "001.txt", car(points=0.9))
     other = (tmp_path / "result" / "001.txt").read_text().replace("Car", "Boat")
     (tmp_path / "result" / "001.txt").write_text(other)
-    with pytest.raises(DatasetError, match="class 'Boat'"):
+    with pytest.raises(DatasetError, match="class 'boat'"):
         evaluate_folders(tmp_path / "label", tmp_path / "result")

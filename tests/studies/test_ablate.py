@@ -168,8 +168,8 @@ def test_data_without_cars_are_refused_before_the_training(tmp_path, monkeypatch
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (("--jobs", "0"), "argument --jobs: invalid positive value: '0'"),
-        (("--threads", "many"), "argument --threads: invalid positive value: 'many'"),
+        (("--jobs", "0"), "--jobs: found 0; expected a number of at least 1"),
+        (("--threads", "many"), "argument --threads: invalid int value: 'many'"),
         (("--seeds", "7", "7"), "seeds: found [7, 7]"),
     ],
 )

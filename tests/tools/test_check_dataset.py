@@ -66,6 +66,27 @@ def test_images_need_not_be_decoded(kitti_folder, run):
     assert errors == 0 and "skipped" in printed
 
 
+def test_images_that_are_links(kitti_folder, run):
+    """One to nowhere is an error among others; one to another frame's image is that image."""
+    root = kitti_folder(frames=3)
+    images = root / "training/image_2"
+    for name, target in (("000001", "nowhere"), ("000002", "000000.png")):
+        (images / f"{name}.png").unlink()
+        (images / f"{name}.png").symlink_to(target)
+    errors, printed, report = run(root)
+    assert errors == 1, printed
+    found = {(p["check"], p["frame"]): p["message"] for p in report["problems"]}
+    assert found.keys() == {("images", "000001"), ("duplicates", "000000")}
+    assert "the same picture as that of frame 000002" in found["duplicates", "000000"]
+
+
+def test_pictures_of_an_earlier_check_go(kitti_folder, run, tmp_path):
+    root = kitti_folder(frames=3)
+    for count in (2, 1):
+        run(root, "--draw", count)
+        assert len(list((tmp_path / "doctor" / "pictures").iterdir())) == count
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

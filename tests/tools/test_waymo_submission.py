@@ -33,3 +33,8 @@ def test_archive(tmp_path):
 
     done = run(tmp_path / "none.bin", *options)
     assert done.returncode == 2 and "none.bin" in done.stderr
+
+    before = out.read_bytes()
+    done = run(out, *options)
+    assert done.returncode == 2 and "the file of predictions itself" in done.stderr
+    assert out.read_bytes() == before

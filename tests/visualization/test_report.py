@@ -230,6 +230,16 @@ def test_stays_below_the_limit(make_run, monkeypatch):
     assert path.stat().st_size < whole and len(Page(path).pictures) == 5
 
 
+def test_a_picture_is_left_out_where_its_image_is_damaged(make_run):
+    run = make_run("first")
+    shown = Page(write_report([run])).pictures.keys()
+    (image,) = (run.parent / "data").rglob("000004.png")
+    damaged = image.read_bytes()[:-100]
+    image.unlink()  # which has other names
+    image.write_bytes(damaged)
+    assert Page(write_report([run])).pictures.keys() == shown - {"4"}
+
+
 def test_frames_are_left_out_where_the_data_is_gone(make_run):
     run = make_run("first")
     shutil.rmtree(run.parent / "data")

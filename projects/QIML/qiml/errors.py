@@ -1,5 +1,6 @@
 """Errors a user can mend: each message says where, what was found, what was expected, and how to mend it."""
 
+import argparse
 import contextlib
 import errno
 import sys
@@ -68,6 +69,27 @@ class OutputError(QIMLError):
             expected="a folder that may be written to, with room",
             mend="free space on the disk, name another folder, or get the right to write to this one",
         )
+
+
+def check_counts(args: argparse.Namespace, **least: int) -> None:
+    """Refuse counts on a command line that are too small.
+
+    Args:
+        args: parsed; options that are None were not given.
+        least: smallest value of each, by its name in `args`.
+
+    Raises:
+        ConfigError: one is smaller.
+    """
+    for name, smallest in least.items():
+        value = getattr(args, name)
+        if value is not None and value < smallest:
+            raise ConfigError(
+                f"--{name.replace('_', '-')}",
+                found=str(value),
+                expected=f"a number of at least {smallest}",
+                mend="correct it",
+            )
 
 
 def is_mendable(error: BaseException) -> bool:

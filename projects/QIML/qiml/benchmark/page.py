@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 
 from tabulate import tabulate
 
-from qiml.benchmark.records import TABLES, Record
+from qiml.benchmark.records import TABLES, Record, significant
 
 INTRODUCTION = """\
 # Performance
@@ -86,6 +86,6 @@ def _aim(record: Record) -> dict[str, str]:
     return {
         "what": record.what,
         "aim": str(record.aim),
-        "measured": f"{value:.3g} {unit}".strip(),
+        "measured": f"{significant(value)} {unit}".strip(),
         "reached": "yes" if record.aim.reached(value) else "no",
     }

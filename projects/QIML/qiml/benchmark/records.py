@@ -163,7 +163,7 @@ class Detection(Record):
             "batch": str(self.batch),
             "parameters": f"{self.parameters:,}",
             "latency": duration(self.seconds),
-            "images/s": f"{self.batch / self.seconds:.3g}",
+            "images/s": significant(self.batch / self.seconds),
             "peak memory": f"{self.peak_bytes / 2**20:.0f} MiB",
         }
 
@@ -181,7 +181,7 @@ class Measure(Record):
         return self.value, self.unit
 
     def cells(self) -> dict[str, str]:
-        return {"what": self.what, "measured": f"{self.value:.3g} {self.unit}".strip()}
+        return {"what": self.what, "measured": f"{significant(self.value)} {self.unit}".strip()}
 
 
 @dataclass(frozen=True)
@@ -212,6 +212,11 @@ class Growth(Record):
 
 TABLES = (Comparison, Phases, Arithmetic, Term, Detection, Measure, Growth)
 """In the order of the page."""
+
+
+def significant(value: float) -> str:
+    """Three digits, or all before the point."""
+    return f"{value:,.0f}" if abs(value) >= 1e3 else f"{value:.3g}"
 
 
 def duration(seconds: float) -> str:

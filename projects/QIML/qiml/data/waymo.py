@@ -1,6 +1,6 @@
 """Prepared Waymo data (`tools/prepare_waymo.py`) as Detectron2 datasets."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -34,21 +34,32 @@ def load_waymo(root: str | Path, split: str, cameras: Sequence[str] = ("FRONT",)
     Raises:
         DatasetError: as :func:`read_split`; or there is no image of these cameras.
     """
-    folder = Path(root) / split
-    dicts = [
-        frame_dict(folder, frame, camera, labelled=split != "test")
-        for frame in read_split(root, split)
-        for camera in cameras
-        if camera in frame.images
-    ]
+    dicts = frame_dicts(root, split, read_split(root, split), cameras, labelled=split != "test")
     if not dicts:
         raise DatasetError(
-            folder,
+            Path(root) / split,
             found=f"no images of {', '.join(cameras)}",
             expected="prepared images of these cameras",
             mend="run tools/prepare_waymo.py with --cameras, into another folder",
         )
     return dicts
+
+
+def frame_dicts(
+    root: str | Path,
+    split: str,
+    frames: Iterable[WaymoFrame],
+    cameras: Sequence[str],
+    labelled: bool,
+) -> list[dict]:
+    """:func:`frame_dict` of every image that frames of a split have of these cameras."""
+    folder = Path(root) / split
+    return [
+        frame_dict(folder, frame, camera, labelled)
+        for frame in frames
+        for camera in cameras
+        if camera in frame.images
+    ]
 
 
 def frame_dict(folder: Path, frame: WaymoFrame, camera: str, labelled: bool) -> dict:

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -59,30 +59,35 @@ def _decode(dataset: str) -> Callable[[Frame], Problem | None]:
 def check_duplicates(surveys: Sequence[Survey]) -> list[Problem]:
     """Frames with the same id in a split, and image files with the same content anywhere.
 
-    Only files of the same size are read. Images inside parquet files are not compared.
+    A frame that several splits have is no such: other checks tell of it. Only files of the same size are
+    read. Images inside parquet files are not compared.
     """
     problems = [problem for survey in surveys for problem in _repeated_ids(survey)]
-    owners: dict[Path, tuple[str, str]] = {}
+    owners: dict[Path, dict[str, str]] = defaultdict(dict)  # frame ids and their first data set
     for survey in surveys:
         for frame in survey.frames:
             if frame.image and ".parquet#" not in frame.image:
-                owners.setdefault(Path(frame.image).resolve(), (survey.name, frame.id))
-    by_size = _grouped(owners, lambda path: path.stat().st_size)
-    for files in by_size:
+                owners[Path(frame.image).resolve()].setdefault(frame.id, survey.name)
+    for path, frames in owners.items():
+        if len(frames) > 1:  # by links
+            problems.append(_same_picture(path, frames, [f"that of frame {f}" for f in frames][1:]))
+    for files in _grouped(owners, lambda path: path.stat().st_size):
         for same in _grouped(files, _digest):
-            (name, frame), others = owners[same[0]], [str(path) for path in same[1:]]
-            problems.append(
-                warning(
-                    "duplicates",
-                    name,
-                    str(same[0]),
-                    found=f"the same picture as {', '.join(others[:3])}{', …' if others[3:] else ''}",
-                    expected="different pictures: a model must not be evaluated on what it learnt",
-                    mend="leave all but one out of the lists",
-                    frame=frame,
-                )
-            )
+            problems.append(_same_picture(same[0], owners[same[0]], [str(p) for p in same[1:]]))
     return problems
+
+
+def _same_picture(path: Path, frames: Mapping[str, str], others: Sequence[str]) -> Problem:
+    frame, name = next(iter(frames.items()))
+    return warning(
+        "duplicates",
+        name,
+        str(path),
+        found=f"the same picture as {', '.join(others[:3])}{', …' if others[3:] else ''}",
+        expected="different pictures: a model must not be evaluated on what it learnt",
+        mend="leave all but one out of the lists",
+        frame=frame,
+    )
 
 
 def _repeated_ids(survey: Survey) -> Iterator[Problem]:

@@ -159,6 +159,8 @@ def _kitti_frame(frames: KITTISplit, image_id: str, complain: Complain) -> Frame
 
     image = attempt("files", None, frames.image_file, image_id)
     width, height = attempt("images", _UNKNOWN_SIZE, read_image_size, image) if image else (0, 0)
+    if (width, height) == _UNKNOWN_SIZE:  # told; nothing more can be seen of it
+        image = None
     calibration, labels = frames.calibration_file(image_id), frames.label_file(image_id)
     objects = KITTIObjects.empty()
     if labels:

@@ -110,8 +110,9 @@ def vertical_overlap(
 
 
 def over_union(shared: np.ndarray, size_a: np.ndarray, size_b: np.ndarray) -> np.ndarray:
-    """Intersection over union; 0 where the union is nothing."""
-    return ratio(shared, size_a + size_b - shared)
+    """Intersection over union; 0 where either is nothing, or a detection's size is negative."""
+    both = (size_a > 0) & (size_b > 0)
+    return ratio(shared, np.where(both, size_a + size_b - shared, 0.0))
 
 
 def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

@@ -42,12 +42,13 @@ def evaluate_files(
         ConfigError: Waymo's protocol buffers are not installed, or wrong thresholds.
         DatasetError: a file does not read, or holds a box that cannot be.
     """
+    thresholds = iou_thresholds(iou, let)  # before files are read that may take minutes
     frames = FrameNumbers()
     gt, skipped = read_ground_truth(ground_truth, frames, let)
     pred, excused = read_predictions(predictions, frames)
     rows = evaluate(gt, pred, iou, let, overlap_with_nlz=excused)
     protocol = "let" if let else "official"
-    return WaymoReport(protocol, iou_thresholds(iou, let), rows, len(frames), skipped)
+    return WaymoReport(protocol, thresholds, rows, len(frames), skipped)
 
 
 _EXAMPLE = """\

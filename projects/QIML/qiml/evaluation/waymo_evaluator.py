@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
 from qiml.data.kitti_format import KITTIObjects
-from qiml.data.waymo import is_visible
+from qiml.data.waymo import frame_dicts, is_visible
 from qiml.data.waymo_format import CLASS_TYPES, WaymoFrame, WaymoObject, read_split
 from qiml.errors import ConfigError, DatasetError
 from qiml.evaluation import waymo_legacy
@@ -116,7 +116,7 @@ class WaymoEvaluator(DatasetEvaluator):
                 return OrderedDict()
             self._detections = {key: value for part in parts for key, value in part.items()}
         frames = read_split(self._root, self._split)
-        dicts = DatasetCatalog.get(self._dataset_name)
+        dicts = frame_dicts(self._root, self._split, frames, self._cameras, labelled=False)
         self._check_complete(dicts)
         detections = self._in_vehicle_frames(frames, dicts)
         self._write_predictions(frames, detections)

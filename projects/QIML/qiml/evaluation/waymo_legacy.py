@@ -14,6 +14,7 @@ import numpy as np
 from qiml.data.kitti_format import KITTIObjects, read_objects
 from qiml.errors import DatasetError
 from qiml.evaluation.kitti_files import pair_files
+from qiml.evaluation.kitti_table import read_table
 from qiml.evaluation.waymo_metric import Rows, evaluate
 from qiml.evaluation.waymo_rules import LET_IOU, LEVEL_2_POINTS, OFFICIAL_IOU
 
@@ -40,7 +41,7 @@ def evaluate_legacy(
         iou: as for :func:`qiml.evaluation.waymo_metric.evaluate`.
 
     Raises:
-        DatasetError: a class other than Car, Pedestrian, Cyclist, Sign.
+        DatasetError: a class other than Car, Pedestrian, Cyclist, Sign, in any case.
     """
     gt = [np.empty((0, 10))]
     for frame, (objects, count) in enumerate(zip(labels, points, strict=True)):
@@ -54,15 +55,16 @@ def evaluate_legacy(
 
 
 def _rows(frame: int, objects: KITTIObjects, last: np.ndarray) -> np.ndarray:
+    known = {name.lower(): number for name, number in TYPE_NUMBERS.items()}
     for name in objects.types:
-        if name not in TYPE_NUMBERS:
+        if name.lower() not in known:
             raise DatasetError(
                 f"{PROTOCOL}, frame number {frame}",
                 found=f"class '{name}'",
                 expected=f"one of {', '.join(TYPE_NUMBERS)}",
                 mend="rename the class or remove the object",
             )
-    numbers = np.array([TYPE_NUMBERS[name] for name in objects.types.tolist()], dtype=float)
+    numbers = np.array([known[name.lower()] for name in objects.types.tolist()], dtype=float)
     boxes = np.column_stack(
         [objects.location, objects.dimensions[:, ::-1], objects.rotation_y]
     ).astype(np.float32)
@@ -90,9 +92,8 @@ def evaluate_folders(
     """
     pairs = pair_files(label_dir, result_dir, ids, allow_missing=True)
     files = [pair for pair in pairs if pair[1] is not None]
-    labels, detections = (
-        [read_objects(pair[side], scored=True, known_types=None) for pair in files]
-        for side in (0, 1)
-    )
+    labels = [read_objects(label, scored=True, known_types=None) for label, _ in files]
+    # Of any finite size, as KITTI's evaluation reads them: a detection may be wrong.
+    detections = [read_table([result], scored=True).objects for _, result in files]
     points = [objects.score for objects in labels]
     return evaluate_legacy(labels, points, detections, iou), len(files)

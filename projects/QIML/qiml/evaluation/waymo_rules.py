@@ -89,7 +89,8 @@ def iou_thresholds(given: Mapping[int | str, float] | None, let: bool) -> dict[i
     numbers = {name: number for number, name in TYPES.items()}
     thresholds = dict(LET_IOU if let else OFFICIAL_IOU)
     for key, value in (given or {}).items():
-        number = numbers.get(str(key).upper().removeprefix("TYPE_"), key)
+        name = str(key).upper().removeprefix("TYPE_")
+        number = numbers.get(name, int(name) if name.isdecimal() else None)
         if number not in TYPES:
             raise ConfigError(
                 "IoU thresholds",
@@ -104,5 +105,5 @@ def iou_thresholds(given: Mapping[int | str, float] | None, let: bool) -> dict[i
                 expected="more than 0, at most 1",
                 mend="correct the value; the official ones are 0.7 (vehicle) and 0.5",
             )
-        thresholds[int(number)] = float(value)
+        thresholds[number] = float(value)
     return thresholds

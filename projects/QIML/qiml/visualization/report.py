@@ -24,7 +24,9 @@ from qiml.visualization.report_tables import kitti_tables, settings_table, waymo
 
 FILE_NAME = "report.html"
 PICTURES = 300
-SIZE_LIMIT = 28_000_000  # bytes of the whole file; pictures are left out to stay below
+SIZE_LIMIT = (
+    28_000_000  # bytes of the whole file; pictures are left out to stay below, detections never
+)
 _PICTURE_WIDTH = 720
 _JPEG_QUALITY = 72
 _POINTS = 800  # of a training curve
@@ -108,7 +110,11 @@ def _pictures(gallery: Gallery, count: int, room: int) -> dict[int, str]:
     """Frame number → data URI of its image, worst frames first, as long as there is room (bytes)."""
     chosen: dict[int, str] = {}
     for frame in gallery.worst_first[:count]:
-        image = read_image(str(gallery.images[frame]))
+        try:
+            image = read_image(str(gallery.images[frame]))
+        except DatasetError as error:  # drawn without it, as the frames that are not chosen
+            logger.warning("The report leaves out a picture. %s", error)
+            continue
         scale = _PICTURE_WIDTH / image.shape[1]
         if scale < 1:
             image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
