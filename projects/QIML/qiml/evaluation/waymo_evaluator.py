@@ -49,7 +49,7 @@ class WaymoEvaluator(DatasetEvaluator):
     Ground truth are the objects with a projected label in the dataset's cameras. The official metric, at
     IoU .7/.5 and at .5/.3, takes boxes at the time of the LiDAR, as the official tool does; LET takes
     camera-synced ones, and is left out where the release has none. `mono_front_legacy` is evaluated for
-    the front camera alone.
+    the front camera alone. Detections of one object in two cameras are not merged: one of them is false.
 
     Writes OUTPUT_DIR/waymo_DATASET_PROTOCOL.json and, where Waymo's protocol buffers are installed,
     OUTPUT_DIR/waymo_DATASET.bin for the official tools and :func:`write_submission`.
