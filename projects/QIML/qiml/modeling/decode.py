@@ -1,12 +1,14 @@
 """From raw predictions to detections: heat-map peaks, inverse-sigmoid depth, boxes of the original image."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from detectron2.structures import Instances
+from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
+from qiml.structures.boxes3d import Boxes3D
 from qiml.structures.camera import invert_affine
 
 
@@ -85,20 +87,54 @@ def boxes_of_the_original(
     return (moved + to_original[:, None, :, 2]).flatten(1)
 
 
-def detections_by_image(
-    image_index: Tensor, kept: Tensor, image_sizes: list[tuple[int, int]], **fields
+def detections_at_peaks(
+    peaks: Peaks,
+    at_peaks: Mapping[str, Tensor],
+    boxes3d: Boxes3D,
+    *,
+    alpha: Tensor,
+    depth_sigma: Tensor,
+    scores: Tensor,
+    kept: Tensor,
+    stride: int,
+    affines: Tensor,
+    image_sizes: list[tuple[int, int]],
 ) -> list[Instances]:
-    """Share flat detections among their images.
+    """What heads with one 2D box and one 3D box a peak have found, shared among the images.
 
     Args:
-        image_index: (N,) int64.
+        peaks: N of B images.
+        at_peaks: "offset_2d" (2D box's centre − cell) and "size_2d", (N, 2) in cells.
+        boxes3d: N in metres of the images' camera frames.
+        alpha, depth_sigma, scores: (N,); radians, metres, and at most 1.
         kept: (N,) bool; the others are left out.
+        stride: pixels of the input per cell.
+        affines: (B, 2, 3) original pixels → input pixels.
         image_sizes: (height, width) of the original images.
-        fields: of the instances, N long.
+
+    Returns:
+        Per image: pred_boxes in pixels of the original image, scores, pred_classes, pred_boxes3d,
+        pred_depth_sigma, pred_alpha, in the order of the peaks.
     """
+    boxes2d = boxes_of_the_original(
+        (peaks.cells + at_peaks["offset_2d"]) * stride,
+        at_peaks["size_2d"] * stride,
+        peaks.image_index,
+        affines,
+    )
     detections = []
     for index, image_size in enumerate(image_sizes):
         # Indices: each field taken by a mask would wait for a GPU.
-        own = (kept & (image_index == index)).nonzero().squeeze(1)
-        detections.append(Instances(image_size, **{k: v[own] for k, v in fields.items()}))
+        own = (kept & (peaks.image_index == index)).nonzero().squeeze(1)
+        detections.append(
+            Instances(
+                image_size,
+                pred_boxes=Boxes(boxes2d[own]),
+                scores=scores[own],
+                pred_classes=peaks.classes[own],
+                pred_boxes3d=boxes3d[own],
+                pred_depth_sigma=depth_sigma[own],
+                pred_alpha=alpha[own],
+            )
+        )
     return detections

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from detectron2.config import configurable
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from qiml.losses import (
@@ -42,12 +42,7 @@ from qiml.modeling.box3d.monocon_targets import (
     flatten_labels,
 )
 from qiml.modeling.branches import attentive_branch, attentive_heatmap_branch
-from qiml.modeling.decode import (
-    boxes_of_the_original,
-    detections_by_image,
-    find_peaks,
-    inverse_sigmoid_depth,
-)
+from qiml.modeling.decode import detections_at_peaks, find_peaks, inverse_sigmoid_depth
 from qiml.modeling.sampling import gather_windows, read_out
 from qiml.modeling.targets import ObjectTargets
 from qiml.structures.boxes3d import Boxes3D, alpha_to_rotation_y
@@ -277,23 +272,18 @@ class MonoConHead(HeatmapHead):
             decode_heading(at_peaks["heading"]), camera.ray_angle(centres[:, :1]).squeeze(1)
         )
         boxes3d = Boxes3D(torch.cat([position, at_peaks["size_3d"], yaw[:, None]], dim=1))
-        boxes2d = boxes_of_the_original(
-            (peaks.cells + at_peaks["offset_2d"]) * self.stride,
-            at_peaks["size_2d"] * self.stride,
-            peaks.image_index,
-            affines,
-        )
         scores = peaks.scores * torch.exp(-log_sigma)
-        return detections_by_image(
-            peaks.image_index,
-            scores >= self.score_threshold,
-            image_sizes,
-            pred_boxes=Boxes(boxes2d),
+        return detections_at_peaks(
+            peaks,
+            at_peaks,
+            boxes3d,
+            alpha=boxes3d.alpha,
+            depth_sigma=log_sigma.exp(),
             scores=scores,
-            pred_classes=peaks.classes,
-            pred_boxes3d=boxes3d,
-            pred_depth_sigma=log_sigma.exp(),
-            pred_alpha=boxes3d.alpha,
+            kept=scores >= self.score_threshold,
+            stride=self.stride,
+            affines=affines,
+            image_sizes=image_sizes,
         )
 
 

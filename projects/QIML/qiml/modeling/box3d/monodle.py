@@ -13,7 +13,7 @@ official code `lib/models/centernet3d.py`, `lib/losses/centernet_loss.py`, `lib/
 """
 
 import torch
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Instances
 from torch import Tensor
 
 from qiml.losses import (
@@ -26,12 +26,7 @@ from qiml.losses.heading import NUM_BINS, decode_heading
 from qiml.losses.reduction import global_mean
 from qiml.modeling.box3d.build import BOX3D_HEAD_REGISTRY
 from qiml.modeling.box3d.centre_head import CentreHead, CentrePredictions, box2d_losses
-from qiml.modeling.decode import (
-    boxes_of_the_original,
-    detections_by_image,
-    find_peaks,
-    inverse_sigmoid_depth,
-)
+from qiml.modeling.decode import detections_at_peaks, find_peaks, inverse_sigmoid_depth
 from qiml.modeling.sampling import gather_windows, hidden_at_windows
 from qiml.modeling.targets import ObjectTargets, render_heatmap
 from qiml.structures.boxes3d import Boxes3D, alpha_to_rotation_y
@@ -120,21 +115,15 @@ class MonoDLEHead(CentreHead):
         alpha = decode_heading(at_peaks["heading"])
         yaw = alpha_to_rotation_y(alpha, camera.ray_angle(centres[:, :1]).squeeze(1))
         boxes3d = torch.cat([position, at_peaks["size_3d"], yaw[:, None]], dim=1)
-
-        boxes2d = boxes_of_the_original(
-            (peaks.cells + at_peaks["offset_2d"]) * self.stride,
-            at_peaks["size_2d"] * self.stride,
-            peaks.image_index,
-            affines,
-        )
-        return detections_by_image(
-            peaks.image_index,
-            peaks.scores >= self.score_threshold,
-            image_sizes,
-            pred_boxes=Boxes(boxes2d),
+        return detections_at_peaks(
+            peaks,
+            at_peaks,
+            Boxes3D(boxes3d),
+            alpha=alpha,
+            depth_sigma=log_sigma.exp(),
             scores=peaks.scores * torch.exp(-log_sigma),
-            pred_classes=peaks.classes,
-            pred_boxes3d=Boxes3D(boxes3d),
-            pred_depth_sigma=log_sigma.exp(),
-            pred_alpha=alpha,
+            kept=peaks.scores >= self.score_threshold,
+            stride=self.stride,
+            affines=affines,
+            image_sizes=image_sizes,
         )

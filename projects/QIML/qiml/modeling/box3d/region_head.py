@@ -21,7 +21,7 @@ from typing import ClassVar
 import torch
 from detectron2.config import configurable
 from detectron2.layers import ShapeSpec
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Instances
 from torch import Tensor
 
 from qiml.errors import ConfigError
@@ -30,7 +30,7 @@ from qiml.losses.heading import decode_heading
 from qiml.losses.reduction import global_mean
 from qiml.modeling.box3d.centre_head import CentreHead, CentrePredictions, box2d_losses
 from qiml.modeling.branches import grid_branch, roi_branch
-from qiml.modeling.decode import boxes_of_the_original, detections_by_image, find_peaks
+from qiml.modeling.decode import detections_at_peaks, find_peaks
 from qiml.modeling.roi_features import (
     COORDINATE_CHANNELS,
     class_maps,
@@ -301,21 +301,19 @@ class RegionHead(CentreHead):
         position = camera.back_project(centres[:, None], objects.depth[:, None]).squeeze(1)
         alpha = decode_heading(objects.heading)
         yaw = alpha_to_rotation_y(alpha, camera.ray_angle(middle[:, :1]).squeeze(1))
-        boxes2d = boxes_of_the_original(
-            middle, at_peaks["size_2d"] * self.stride, peaks.image_index, affines
-        )
         scores = peaks.scores * torch.exp(-objects.depth_sigma)
         kept = (objects.dimensions >= 0).all(dim=1)
         if self.threshold_counts_depth:
             kept &= scores >= self.score_threshold
-        return detections_by_image(
-            peaks.image_index,
-            kept,
-            image_sizes,
-            pred_boxes=Boxes(boxes2d),
+        return detections_at_peaks(
+            peaks,
+            at_peaks,
+            Boxes3D(torch.cat([position, objects.dimensions, yaw[:, None]], dim=1)),
+            alpha=alpha,
+            depth_sigma=objects.depth_sigma,
             scores=scores,
-            pred_classes=peaks.classes,
-            pred_boxes3d=Boxes3D(torch.cat([position, objects.dimensions, yaw[:, None]], dim=1)),
-            pred_depth_sigma=objects.depth_sigma,
-            pred_alpha=alpha,
+            kept=kept,
+            stride=self.stride,
+            affines=affines,
+            image_sizes=image_sizes,
         )
