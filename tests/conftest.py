@@ -146,10 +146,11 @@ def _flat(value, prefix=""):
 def spawn_workers(tmp_path: Path) -> Callable[..., list]:
     """Run `function(rank, *arguments)` as each of `size` gloo workers; their results, by rank.
 
-    The function must be a test module's own, and its result one that can be pickled.
+    The function must be a test module's own, and its result one that can be pickled. Each result is waited
+    for with `patience`, in seconds.
     """
 
-    def run(function: Callable, size: int, *arguments: object) -> list:
+    def run(function: Callable, size: int, *arguments: object, patience: float = 120) -> list:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         context = torch.multiprocessing.get_context("spawn")
         queue = context.Queue()
@@ -162,7 +163,7 @@ def spawn_workers(tmp_path: Path) -> Callable[..., list]:
         ]
         for worker in workers:
             worker.start()
-        results = dict(queue.get(timeout=120) for _ in workers)
+        results = dict(queue.get(timeout=patience) for _ in workers)
         for worker in workers:
             worker.join(timeout=60)
             assert worker.exitcode == 0

@@ -85,6 +85,7 @@ def test_deviants_recipe(data):
     assert solver.IMS_PER_BATCH == batch
     epochs, *steps = {"kitti": (140, 95, 125), "waymo": (30, 18, 26)}[data]
     assert solver.MAX_ITER == epochs * epoch and solver.WARMUP_ITERS == 5 * epoch
+    assert solver.TASK_LEARNING.LENGTH == {"kitti": 0, "waymo": 140}[data]  # 0: the run's, 140
     assert list(solver.STEPS) == [step * epoch for step in steps]
     assert solver.TASK_LEARNING.ENABLED and solver.BASE_LR == 1.25e-3
 

@@ -16,7 +16,7 @@ from qiml.doctor.report import summarise, to_dict, to_text
 from qiml.doctor.splits import check_splits
 from qiml.doctor.survey import survey
 from qiml.errors import ConfigError, check_counts, exit_on_error
-from qiml.io import atomic_folder, atomic_write_text, visible_files
+from qiml.io import atomic_write_text, visible_files
 
 EXAMPLES = """\
 Prints a table of classes, a table of checks, and the worst problems of each kind. Writes all of them to
@@ -85,8 +85,7 @@ def run(args: argparse.Namespace) -> int:
     report = args.output / "report.json"
     atomic_write_text(report, json.dumps(to_dict(summaries, problems), indent=1) + "\n")
     pictures = args.output / "pictures"
-    with atomic_folder(pictures) as folder:  # none of an earlier check stays
-        drawn = draw_worst(surveys, problems, folder, args.draw)
+    drawn = draw_worst(surveys, problems, pictures, args.draw)
     errors = sum(problem.severity == ERROR for problem in problems)
     print(f"\n{errors} errors, {len(problems) - errors} warnings: {report}")
     if drawn:

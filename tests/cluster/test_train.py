@@ -181,7 +181,7 @@ def test_ends_as_if_nothing_was_lost(cluster, submit, spawn_workers, tmp_path):
     output, _ = first.communicate(timeout=60)
     assert first.returncode == 1 and "failed" in output, output
 
-    again = submit("broken", "--num-workers", 2)
+    again = submit("broken", "--num-workers", 2, "--max-failures", 5)
     for lose, what in (
         (lambda: workers_of(nodes[0])[0].kill(), "the driver"),
         (lambda: nodes[1].kill(), "a worker"),
@@ -197,7 +197,7 @@ def test_ends_as_if_nothing_was_lost(cluster, submit, spawn_workers, tmp_path):
     assert len(begun) == 3 and all(i % PERIOD == 0 for i in begun), output
     assert all(x <= y < ITERATIONS for x, y in zip(reached, begun, strict=True)), output
     whole = tmp_path / "whole"
-    spawn_workers(train_without_ray, 2, run / "config.yaml", whole / "output")
+    spawn_workers(train_without_ray, 2, run / "config.yaml", whole / "output", patience=300)
     assert_same_end(run, whole)
 
 

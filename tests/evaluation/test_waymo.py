@@ -147,5 +147,5 @@ def test_legacy_folders(tmp_path, capsys):
     write_objects(tmp_path / "result" / "001.txt", car(points=0.9))
     other = (tmp_path / "result" / "001.txt").read_text().replace("Car", "Boat")
     (tmp_path / "result" / "001.txt").write_text(other)
-    with pytest.raises(DatasetError, match="class 'boat'"):
+    with pytest.raises(DatasetError, match=r"result/001\.txt: found class 'boat'"):
         evaluate_folders(tmp_path / "label", tmp_path / "result")

@@ -213,19 +213,6 @@ def test_crops_that_keep_metric_depth_show_the_losses_the_depth_that_they_show(
     assert set(painted.unique().tolist()) <= {0, *objects.gt_apparent_depth.tolist()}
 
 
-@pytest.mark.parametrize(
-    ("head", "suitable", "wrong"),
-    [("MonoDLEHead", "virtual", "metric"), ("GUPNetHead", "metric", "virtual")],
-)
-def test_crops_that_would_teach_wrong_depths(tiny_config, head, suitable, wrong):
-    crop, own = "INPUT.AUGMENTATION.CROP", ["MODEL.BOX3D_HEAD.NAME", head]
-    own += ["INPUT.AUGMENTATION.CROP_DEPTH"]
-    with pytest.raises(ConfigError, match=f"CROP_DEPTH: found '{wrong}' with .*{head}"):
-        Trainer.build_model(tiny_config(*own, wrong))
-    for right in ([*own, suitable], [*own, "ignore"], [*own, wrong, crop, 0.0]):
-        Trainer.build_model(tiny_config(*right))
-
-
 @pytest.mark.parametrize("head", ["GUPNetHead", "DIDM3DHead"])
 def test_descriptors_of_regions(tiny_config, make_batch, head):
     """By one key, with a head that has them; their gradient reaches the neck, and no head."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -77,14 +78,28 @@ def test_images_that_are_links(kitti_folder, run):
     assert errors == 1, printed
     found = {(p["check"], p["frame"]): p["message"] for p in report["problems"]}
     assert found.keys() == {("images", "000001"), ("duplicates", "000000")}
-    assert "the same picture as that of frame 000002" in found["duplicates", "000000"]
+    assert re.search("same picture as that of .*frame 000002", found["duplicates", "000000"])
+
+
+def test_an_image_of_another_data_set(kitti_folder, run):
+    train, val = kitti_folder(), kitti_folder(split="val")
+    image = val / "training/image_2/000001.png"
+    image.unlink()
+    image.symlink_to(train / "training/image_2/000001.png")
+    _, _, report = run(f"kitti_format:{train}:train", f"kitti_format:{val}:val")
+    links = [p for p in report["problems"] if p["frame"] == "000001"]
+    assert any("frame 000001; expected different pictures" in p["message"] for p in links)
 
 
 def test_pictures_of_an_earlier_check_go(kitti_folder, run, tmp_path):
     root = kitti_folder(frames=3)
+    pictures = tmp_path / "doctor" / "pictures"
+    pictures.mkdir(parents=True)
+    (pictures / "mine.jpg").touch()
     for count in (2, 1):
         run(root, "--draw", count)
-        assert len(list((tmp_path / "doctor" / "pictures").iterdir())) == count
+        assert len(list(pictures.iterdir())) == count + 1
+    assert (pictures / "mine.jpg").exists()
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def _add_input(cfg: CN) -> None:
     # What a crop does to 3D supervision. "ignore": cropped images train heat map, 2D box and heading
     # only (the official MonoDLE); "virtual": depth is divided by the magnification, as if the object
     # were seen by the uncropped camera; "metric": depth stays as it is, for heads that undo the crop
-    # themselves (GUPNet). The two losses on neck features then take the virtual depth.
+    # themselves (GUPNet, DID-M3D). The two losses on neck features then take the virtual depth.
     cfg.INPUT.AUGMENTATION.CROP_DEPTH = "ignore"
     # Probability of a random shift, and its largest size to either side in whole pixels; what leaves the
     # image is cut off, 2D boxes with it.
@@ -235,7 +235,7 @@ def _add_test(cfg: CN) -> None:
     # Also report the level "visible" with this least 2D height in pixels: KITTI's Hard for images of
     # another size, where its 25 px must be scaled. 0: do not.
     cfg.TEST.VISIBLE_MIN_HEIGHT = 0.0
-    # Write OUTPUT_DIR/report.html when a run is over, for the browser: some seconds, 5 to 28 MB.
+    # Write OUTPUT_DIR/report.html when a run is over, for the browser: some seconds, mostly 5 to 28 MB.
     cfg.TEST.REPORT = True
     # Images a batch holds in evaluation.
     cfg.TEST.IMS_PER_BATCH = 8

@@ -216,7 +216,7 @@ TABLES = (Comparison, Phases, Arithmetic, Term, Detection, Measure, Growth)
 
 def significant(value: float) -> str:
     """Three digits, or all before the point."""
-    return f"{value:,.0f}" if abs(value) >= 1e3 else f"{value:.3g}"
+    return f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:.3g}"
 
 
 def duration(seconds: float) -> str:

@@ -59,26 +59,30 @@ def _decode(dataset: str) -> Callable[[Frame], Problem | None]:
 def check_duplicates(surveys: Sequence[Survey]) -> list[Problem]:
     """Frames with the same id in a split, and image files with the same content anywhere.
 
-    A frame that several splits have is no such: other checks tell of it. Only files of the same size are
-    read. Images inside parquet files are not compared.
+    A frame that several splits of a folder have is no such: other checks tell of it. Only files of the same
+    size are read. Images inside parquet files are not compared.
     """
     problems = [problem for survey in surveys for problem in _repeated_ids(survey)]
-    owners: dict[Path, dict[str, str]] = defaultdict(dict)  # frame ids and their first data set
+    owners: dict[Path, dict[tuple[Path, str], str]] = defaultdict(dict)  # frames, their first split
     for survey in surveys:
         for frame in survey.frames:
             if frame.image and ".parquet#" not in frame.image:
-                owners[Path(frame.image).resolve()].setdefault(frame.id, survey.name)
+                owner = owners[Path(frame.image).resolve()]
+                owner.setdefault((survey.root, frame.id), survey.name)
     for path, frames in owners.items():
         if len(frames) > 1:  # by links
-            problems.append(_same_picture(path, frames, [f"that of frame {f}" for f in frames][1:]))
+            others = [f"that of {name}'s frame {frame}" for (_, frame), name in frames.items()]
+            problems.append(_same_picture(path, frames, others[1:]))
     for files in _grouped(owners, lambda path: path.stat().st_size):
         for same in _grouped(files, _digest):
             problems.append(_same_picture(same[0], owners[same[0]], [str(p) for p in same[1:]]))
     return problems
 
 
-def _same_picture(path: Path, frames: Mapping[str, str], others: Sequence[str]) -> Problem:
-    frame, name = next(iter(frames.items()))
+def _same_picture(
+    path: Path, frames: Mapping[tuple[Path, str], str], others: Sequence[str]
+) -> Problem:
+    (_, frame), name = next(iter(frames.items()))
     return warning(
         "duplicates",
         name,

@@ -28,7 +28,7 @@ def draw_worst(
     Args:
         surveys: the splits.
         problems: of all of them.
-        folder: to write to.
+        folder: to write to; pictures of an earlier check go.
         count: pictures at most.
 
     Returns:
@@ -38,6 +38,8 @@ def draw_worst(
         (entry for survey in surveys for entry in _ranked(survey, problems)),
         key=lambda entry: -entry[0],
     )
+    for old in folder.glob("[0-9][0-9]*_*.jpg"):
+        old.unlink()
     files: list[Path] = []
     for _, survey, number, checks in ranked:
         if len(files) == count:

@@ -21,7 +21,7 @@ from qiml.config import flat_config, load_config_text
 from qiml.data.catalog import datasets_root, register_datasets
 from qiml.engine.ray_node import find_missing
 from qiml.engine.ray_worker import DAMAGED_LIST, RAYS_LIST, Job, train_worker
-from qiml.engine.setup import check_batch_divides
+from qiml.engine.setup import check_batch_divides, check_crop_depth
 from qiml.engine.storage import RunStorage
 from qiml.errors import ConfigError, DatasetError, QIMLError
 
@@ -125,8 +125,10 @@ def check_config(cfg, workers: Workers) -> None:
     """Refuse what no worker could train with.
 
     Raises:
-        ConfigError: the batch does not suit the number of workers, or an unknown data set.
+        ConfigError: the batch does not suit the number of workers, crops do not suit the head, or an unknown
+            data set.
     """
+    check_crop_depth(cfg)
     register_datasets((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
     if workers.least == workers.most:
         check_batch_divides(cfg, workers.most)

@@ -8,6 +8,7 @@ from detectron2.utils.logger import setup_logger
 
 from qiml.engine.memory import keep_freed_memory
 from qiml.errors import ConfigError
+from qiml.modeling.box3d import head_class
 
 
 def start_run(cfg, args: argparse.Namespace) -> None:
@@ -35,4 +36,23 @@ def check_batch_divides(cfg, num_workers: int) -> None:
             found=f"{cfg.SOLVER.IMS_PER_BATCH} with {num_workers} workers",
             expected="a multiple of the number of workers",
             mend="change the batch size or the number of workers",
+        )
+
+
+def check_crop_depth(cfg) -> None:
+    """Refuse crops from which the head would learn wrong depths.
+
+    Raises:
+        ConfigError: INPUT.AUGMENTATION.CROP_DEPTH does not suit MODEL.BOX3D_HEAD.NAME, or no such head is
+            registered.
+    """
+    augmentation, head = cfg.INPUT.AUGMENTATION, head_class(cfg)
+    suitable = ("ignore", getattr(head, "crop_depth", augmentation.CROP_DEPTH))
+    if augmentation.CROP > 0 and augmentation.CROP_DEPTH not in suitable:
+        raise ConfigError(
+            "INPUT.AUGMENTATION.CROP_DEPTH",
+            found=f"{augmentation.CROP_DEPTH!r} with MODEL.BOX3D_HEAD.NAME {cfg.MODEL.BOX3D_HEAD.NAME}",
+            expected=f"one of {suitable}, from which it would learn right depths",
+            mend="correct it, or set INPUT.AUGMENTATION.CROP 0; a head of yours says by its attribute "
+            "`crop_depth` what suits it",
         )

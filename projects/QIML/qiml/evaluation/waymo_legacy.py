@@ -55,20 +55,24 @@ def evaluate_legacy(
 
 
 def _rows(frame: int, objects: KITTIObjects, last: np.ndarray) -> np.ndarray:
-    known = {name.lower(): number for name, number in TYPE_NUMBERS.items()}
-    for name in objects.types:
-        if name.lower() not in known:
-            raise DatasetError(
-                f"{PROTOCOL}, frame number {frame}",
-                found=f"class '{name}'",
-                expected=f"one of {', '.join(TYPE_NUMBERS)}",
-                mend="rename the class or remove the object",
-            )
-    numbers = np.array([known[name.lower()] for name in objects.types.tolist()], dtype=float)
+    numbers = np.array(_type_numbers(objects, f"{PROTOCOL}, frame number {frame}"), dtype=float)
     boxes = np.column_stack(
         [objects.location, objects.dimensions[:, ::-1], objects.rotation_y]
     ).astype(np.float32)
     return np.column_stack([np.full(len(objects), frame), boxes, numbers, last])
+
+
+def _type_numbers(objects: KITTIObjects, where: str | Path) -> list[int]:
+    known = {name.lower(): number for name, number in TYPE_NUMBERS.items()}
+    for name in objects.types.tolist():
+        if name.lower() not in known:
+            raise DatasetError(
+                where,
+                found=f"class '{name}'",
+                expected=f"one of {', '.join(TYPE_NUMBERS)}",
+                mend="rename the class or remove the object",
+            )
+    return [known[name.lower()] for name in objects.types.tolist()]
 
 
 def evaluate_folders(
@@ -95,5 +99,8 @@ def evaluate_folders(
     labels = [read_objects(label, scored=True, known_types=None) for label, _ in files]
     # Of any finite size, as KITTI's evaluation reads them: a detection may be wrong.
     detections = [read_table([result], scored=True).objects for _, result in files]
+    for (label, result), objects, found in zip(files, labels, detections, strict=True):
+        _type_numbers(objects, label)  # here it can name the file
+        _type_numbers(found, result)
     points = [objects.score for objects in labels]
     return evaluate_legacy(labels, points, detections, iou), len(files)

@@ -106,7 +106,7 @@ def detections_at_peaks(
         peaks: N of B images.
         at_peaks: "offset_2d" (2D box's centre − cell) and "size_2d", (N, 2) in cells.
         boxes3d: N in metres of the images' camera frames.
-        alpha, depth_sigma, scores: (N,); radians, metres, and at most 1.
+        alpha, depth_sigma, scores: (N,); radians, metres, and a number above 0, the more the surer.
         kept: (N,) bool; the others are left out.
         stride: pixels of the input per cell.
         affines: (B, 2, 3) original pixels → input pixels.

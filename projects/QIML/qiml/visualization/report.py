@@ -24,9 +24,8 @@ from qiml.visualization.report_tables import kitti_tables, settings_table, waymo
 
 FILE_NAME = "report.html"
 PICTURES = 300
-SIZE_LIMIT = (
-    28_000_000  # bytes of the whole file; pictures are left out to stay below, detections never
-)
+# Bytes of the whole file, to stay below which pictures are left out; detections never are.
+SIZE_LIMIT = 28_000_000
 _PICTURE_WIDTH = 720
 _JPEG_QUALITY = 72
 _POINTS = 800  # of a training curve

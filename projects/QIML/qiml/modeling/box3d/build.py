@@ -23,34 +23,16 @@ and, where it has one,
 - ``depth_descriptors(predictions, targets: ObjectTargets) -> (M, C)``: the hidden layer that its depth is
   read from, for "depth",
 - ``auto_descriptor``: which of them "auto" stands for, where it won over "neck" on fresh seeds,
-- ``crop_depth``: the INPUT.AUGMENTATION.CROP_DEPTH that suits it, beside "ignore",
+- ``crop_depth``: the INPUT.AUGMENTATION.CROP_DEPTH that suits it, beside "ignore": "metric" where it knows
+  what was cropped, as by measuring heights in the original image, else "virtual",
 - ``task_graph``: {name of a loss: names of those it builds on}, for SOLVER.TASK_LEARNING,
 - ``auxiliary``, a submodule of what only training needs: see :func:`head_for_inference`.
 """
 
 
 def build_box3d_head(cfg, input_shape: ShapeSpec) -> nn.Module:
-    """Head named by MODEL.BOX3D_HEAD.NAME, on a map of `input_shape` (channels and stride).
-
-    Raises:
-        ConfigError: no such head is registered, or it would learn wrong depths from cropped images.
-    """
-    head = head_class(cfg)
-    _check_crop_depth(cfg, head)
-    return head(cfg, input_shape)
-
-
-def _check_crop_depth(cfg, head: type[nn.Module]) -> None:
-    """A head that knows what was cropped has to learn true depths, others those that things appear at."""
-    augmentation = cfg.INPUT.AUGMENTATION
-    suitable = ("ignore", getattr(head, "crop_depth", augmentation.CROP_DEPTH))
-    if augmentation.CROP > 0 and augmentation.CROP_DEPTH not in suitable:
-        raise ConfigError(
-            "INPUT.AUGMENTATION.CROP_DEPTH",
-            found=f"{augmentation.CROP_DEPTH!r} with MODEL.BOX3D_HEAD.NAME {cfg.MODEL.BOX3D_HEAD.NAME}",
-            expected=f"one of {suitable}: depths of cropped images would be wrong",
-            mend="correct it, or set INPUT.AUGMENTATION.CROP 0",
-        )
+    """Head named by MODEL.BOX3D_HEAD.NAME, on a map of `input_shape` (channels and stride)."""
+    return head_class(cfg)(cfg, input_shape)
 
 
 def head_class(cfg) -> type[nn.Module]:
