@@ -11,7 +11,7 @@ import numpy as np
 from qiml.config import load_config
 from qiml.engine.descriptors import ObjectDescriptors, collect_descriptors
 from qiml.engine.trained import load_trained_model
-from qiml.errors import CheckpointError, ConfigError, DatasetError, exit_on_error
+from qiml.errors import CheckpointError, ConfigError, DatasetError, check_counts, exit_on_error
 from qiml.evaluation.manifold import measure
 from qiml.evaluation.manifold_plot import plot_manifold
 from qiml.io import atomic_write_text
@@ -97,10 +97,7 @@ def load(args: argparse.Namespace):
             expected="the name of a data set with labels",
             mend="give one, such as kitti_val",
         )
-    if args.limit is not None and args.limit < 1:
-        raise ConfigError(
-            "--limit", found=str(args.limit), expected="at least 1", mend="correct the number"
-        )
+    check_counts(args, limit=1)
     cfg.freeze()
     return cfg
 

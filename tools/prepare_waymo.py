@@ -6,7 +6,7 @@ from pathlib import Path
 
 from qiml.data.waymo_format import parse_cameras
 from qiml.data.waymo_prepare import find_segments, prepare
-from qiml.errors import ConfigError, exit_on_error
+from qiml.errors import check_counts, exit_on_error
 
 EXAMPLE = """\
 ROOT holds training/ and validation/ (or one split's files): .tfrecord files of release 1.1 to 1.4, or the
@@ -49,14 +49,7 @@ def main() -> None:
     )
     args = parser.parse_args()
     with exit_on_error():
-        for name in ("every", "every_val", "workers"):
-            if getattr(args, name) < 1:
-                raise ConfigError(
-                    f"--{name.replace('_', '-')}",
-                    found=str(getattr(args, name)),
-                    expected="at least 1",
-                    mend="correct it",
-                )
+        check_counts(args, every=1, every_val=1, workers=1)
         cameras = parse_cameras(args.cameras)
         segments = find_segments(
             args.root, args.out, args.every, cameras, args.every_val, args.split

@@ -30,6 +30,7 @@ def evaluate_legacy(
     points: Sequence[np.ndarray],
     detections: Sequence[KITTIObjects],
     iou: Mapping[int | str, float] | None = None,
+    files: Sequence[tuple[Path, Path]] | None = None,
 ) -> Rows:
     """Evaluate the front camera's frames as the papers do.
 
@@ -39,32 +40,26 @@ def evaluate_legacy(
         points: for each frame (N,) LiDAR points in each object's box.
         detections: of the same frames.
         iou: as for :func:`qiml.evaluation.waymo_metric.evaluate`.
+        files: of the labels and detections of each frame, for messages; None: frames are numbered in them.
 
     Raises:
         DatasetError: a class other than Car, Pedestrian, Cyclist, Sign, in any case.
     """
-    gt = [np.empty((0, 10))]
-    for frame, (objects, count) in enumerate(zip(labels, points, strict=True)):
+    places = files or [(f"{PROTOCOL}, frame number {i}",) * 2 for i in range(len(labels))]
+    gt, dt = [np.empty((0, 10))], [np.empty((0, 10))]
+    frames = zip(places, labels, points, detections, strict=True)
+    for frame, ((label, result), objects, count, found) in enumerate(frames):
         x1, y1, x2, y2 = objects.bbox.T
         kept = (count != 0) & (x2 > x1) & (y2 > y1)
         levels = np.where(count > LEVEL_2_POINTS, 1, 2)
-        gt.append(_rows(frame, objects, levels)[kept])
-    dt = [np.empty((0, 10))]
-    dt += [_rows(frame, objects, objects.score) for frame, objects in enumerate(detections)]
+        gt.append(_rows(frame, objects, levels, label)[kept])
+        dt.append(_rows(frame, found, found.score, result))
     return evaluate(np.concatenate(gt), np.concatenate(dt), iou, cutoffs=CUTOFFS)
 
 
-def _rows(frame: int, objects: KITTIObjects, last: np.ndarray) -> np.ndarray:
-    numbers = np.array(_type_numbers(objects, f"{PROTOCOL}, frame number {frame}"), dtype=float)
-    boxes = np.column_stack(
-        [objects.location, objects.dimensions[:, ::-1], objects.rotation_y]
-    ).astype(np.float32)
-    return np.column_stack([np.full(len(objects), frame), boxes, numbers, last])
-
-
-def _type_numbers(objects: KITTIObjects, where: str | Path) -> list[int]:
+def _rows(frame: int, objects: KITTIObjects, last: np.ndarray, where: str | Path) -> np.ndarray:
     known = {name.lower(): number for name, number in TYPE_NUMBERS.items()}
-    for name in objects.types.tolist():
+    for name in objects.types:
         if name.lower() not in known:
             raise DatasetError(
                 where,
@@ -72,7 +67,11 @@ def _type_numbers(objects: KITTIObjects, where: str | Path) -> list[int]:
                 expected=f"one of {', '.join(TYPE_NUMBERS)}",
                 mend="rename the class or remove the object",
             )
-    return [known[name.lower()] for name in objects.types.tolist()]
+    numbers = np.array([known[name.lower()] for name in objects.types.tolist()], dtype=float)
+    boxes = np.column_stack(
+        [objects.location, objects.dimensions[:, ::-1], objects.rotation_y]
+    ).astype(np.float32)
+    return np.column_stack([np.full(len(objects), frame), boxes, numbers, last])
 
 
 def evaluate_folders(
@@ -99,8 +98,5 @@ def evaluate_folders(
     labels = [read_objects(label, scored=True, known_types=None) for label, _ in files]
     # Of any finite size, as KITTI's evaluation reads them: a detection may be wrong.
     detections = [read_table([result], scored=True).objects for _, result in files]
-    for (label, result), objects, found in zip(files, labels, detections, strict=True):
-        _type_numbers(objects, label)  # here it can name the file
-        _type_numbers(found, result)
     points = [objects.score for objects in labels]
-    return evaluate_legacy(labels, points, detections, iou), len(files)
+    return evaluate_legacy(labels, points, detections, iou, files), len(files)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from qiml.modeling.targets import ObjectTargets, cells_in_boxes, paint_nearest
+from qiml.modeling.targets import ObjectTargets, cells_in_boxes, on_map, paint_nearest
 from qiml.structures.boxes3d import Boxes3D
 from qiml.structures.camera import Camera
 
@@ -144,6 +144,4 @@ def _nearest(depth: Tensor, points: Tensor, objects: ObjectTargets) -> Tensor:
         return depth.new_zeros(depth.shape[:3])
     index = objects.image_index
     depth = torch.where((index[:, None] == index)[:, None, None], depth, torch.inf).amin(dim=3)
-    (x, y), (height, width) = points.unbind(dim=-1), objects.map_size
-    on_map = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-    return torch.where(on_map, depth, 0).nan_to_num(posinf=0.0)
+    return torch.where(on_map(points, objects.map_size), depth, 0).nan_to_num(posinf=0.0)

@@ -89,6 +89,12 @@ class ObjectTargets(Supervision):
         return len(self.classes)
 
 
+def on_map(positions: Tensor, map_size: tuple[int, int]) -> Tensor:
+    """Whether (..., 2) x, y in cells lie on a map of (H, W)."""
+    (x, y), (height, width) = positions.unbind(dim=-1), map_size
+    return (x >= 0) & (x < width) & (y >= 0) & (y < height)
+
+
 def flatten_objects(
     instances: list[Instances],
     stride: int,
@@ -112,8 +118,7 @@ def flatten_objects(
     centres = torch.cat([i.gt_projected_centres for i in instances]) / stride
     # Truncation towards zero, as the official int(): centres in (−1, 0) still fall into cell 0.
     cells = centres.long()
-    limit = torch.tensor([map_size[1], map_size[0]], device=device)
-    kept = ((cells >= 0) & (cells < limit)).all(dim=1).nonzero().squeeze(1)
+    kept = on_map(cells, map_size).nonzero().squeeze(1)
 
     def column(name: str) -> Tensor:
         return torch.cat([i.get(name) for i in instances])[kept]

@@ -7,7 +7,7 @@ import torch
 from detectron2.structures import Instances
 from torch import Tensor
 
-from qiml.modeling.targets import NOTHING, Supervision, draw_gaussians
+from qiml.modeling.targets import NOTHING, Supervision, draw_gaussians, on_map
 from qiml.structures.boxes3d import NEAR_PLANE, Boxes3D, rotation_y_to_alpha
 from qiml.structures.camera import Camera
 
@@ -66,7 +66,7 @@ class MonoConTargets(Supervision):
     def keypoint_on_map(self) -> Tensor:
         """(M, 9) bool: supervised, and in a cell of the map."""
         # Truncation towards zero, as the official int(): coordinates in (−1, 0) still fall into cell 0.
-        return self.keypoint_mask & _on_map(self.keypoints.long(), self.map_size)
+        return self.keypoint_mask & on_map(self.keypoints.long(), self.map_size)
 
     @property
     def keypoint_cells(self) -> Tensor:
@@ -123,7 +123,7 @@ def flatten_labels(
     boxes2d = torch.cat([i.gt_boxes.tensor for i in instances]) / stride
     image_index = torch.arange(len(instances)).repeat_interleave(counts).to(boxes2d.device)
     middle = ((boxes2d[:, :2] + boxes2d[:, 2:]) / 2).long()
-    kept = _on_map(middle, map_size).nonzero().squeeze(1)
+    kept = on_map(middle, map_size).nonzero().squeeze(1)
 
     def column(name: str) -> Tensor:
         return torch.cat([i.get(name) for i in instances])[kept]
@@ -173,9 +173,3 @@ def gaussian_radius(width: Tensor, height: Tensor, min_overlap: float = 0.3) -> 
         (b + sign * (b**2 - 4 * a * c).clamp(min=0).sqrt()) / (2 * a) for a, b, c, sign in cases
     ]
     return torch.stack(roots).amin(dim=0).clamp(min=0).long()
-
-
-def _on_map(cells: Tensor, map_size: tuple[int, int]) -> Tensor:
-    """Whether (..., 2) cells x, y lie on the map."""
-    x, y = cells.unbind(dim=-1)
-    return (x >= 0) & (x < map_size[1]) & (y >= 0) & (y < map_size[0])
