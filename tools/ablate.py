@@ -13,6 +13,7 @@ from qiml.io import atomic_write_text
 from qiml.studies.page import render_study, replace_section
 from qiml.studies.plot import plot_differences
 from qiml.studies.records import finished
+from qiml.studies.repetition import render_repetition
 from qiml.studies.runner import in_processes, on_ray, run_study, visible_gpus
 from qiml.studies.study import Cell, Study, load_study
 
@@ -59,7 +60,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--jobs", type=int, help="runs at once (default: one a GPU, without GPUs one a core)"
     )
-    parser.add_argument("--threads", type=int, default=1, help="threads a run (default 1)")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        help="threads a run (default: runs at once share the cores; on a cluster 1)",
+    )
     parser.add_argument("--ray", metavar="ADDRESS", help="run on this Ray cluster, such as `auto`")
     parser.add_argument(
         "--results",
@@ -98,7 +103,9 @@ def main() -> None:
         if errors and not finished(study.cells(), records.parent):
             sys.exit(1)
         page = args.page or args.results.resolve().with_name("results.md")
-        write_page(study, kept_results(study, records), describe_command(args), page)
+        results = kept_results(study, records)
+        section = render_study(study, results, describe_command(args))
+        write_page(study, results, section + repetition(study, results, args), page)
         if errors:
             sys.exit(1)
 
@@ -154,9 +161,16 @@ def kept_results(study: Study, records: Path) -> dict[Cell, dict]:
     return results
 
 
-def write_page(study: Study, results: dict[Cell, dict], command: str, page: Path) -> None:
-    """Put the study's tables and picture into the page."""
-    section = render_study(study, results, command)
+def repetition(study: Study, results: dict[Cell, dict], args: argparse.Namespace) -> str:
+    """Results kept apart from the project's, beside the project's of the same configs."""
+    if args.results.resolve() == RESULTS:
+        return ""
+    stated = load_study(args.study).part(args.groups, args.variants)
+    return "\n" + render_repetition(study, results, finished(stated.cells(), RESULTS))
+
+
+def write_page(study: Study, results: dict[Cell, dict], section: str, page: Path) -> None:
+    """Put the study's tables, as text, and its picture into the page."""
     print(section)
     picture = page.parent / "images" / f"results-{study.name}.png"
     if plot_differences(study, results, picture):

@@ -17,7 +17,7 @@ import yaml
 from qiml.errors import ConfigError
 from qiml.studies.cell import run_cell
 from qiml.studies.records import read_records
-from qiml.studies.runner import _take_gpu, visible_gpus
+from qiml.studies.runner import _take_gpu, share_cores, visible_gpus
 from qiml.studies.study import load_study
 from tools import ablate as ablate_tool
 
@@ -184,6 +184,21 @@ def test_arguments_that_cannot_work(monkeypatch, capsys, arguments, message):
 def test_a_page_needs_a_finished_run(ablate):
     code, text = finish(ablate("--render"))
     assert code == 2 and "no finished run of this study" in text
+
+
+@pytest.mark.parametrize(
+    "runs, jobs, cores, threads",
+    [
+        (5, 2, 2, [1, 1, 1, 1, 2]),
+        (4, 2, 2, [1, 1, 1, 1]),
+        (3, 2, 8, [4, 4, 8]),
+        (2, 4, 2, [1, 1]),
+        (1, 8, 1, [1]),
+        (0, 2, 2, []),
+    ],
+)
+def test_runs_side_by_side_share_the_cores(runs, jobs, cores, threads):
+    assert share_cores(runs, jobs, cores) == threads
 
 
 def test_runs_side_by_side_take_a_gpu_each(monkeypatch):

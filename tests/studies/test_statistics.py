@@ -3,7 +3,12 @@
 import numpy as np
 import pytest
 
-from qiml.studies.statistics import bootstrap_interval, paired_difference, spread
+from qiml.studies.statistics import (
+    bootstrap_interval,
+    paired_difference,
+    repeat_interval,
+    spread,
+)
 
 
 def test_spread_is_the_sample_standard_deviation():
@@ -59,3 +64,11 @@ def test_bootstrap_interval_repeats_and_covers_about_95_percent():
     assert intervals[0] == bootstrap_interval(samples[0], 1000)
     covered = np.mean([low < 0 < high for low, high in intervals])
     assert 0.89 < covered < 0.98
+
+
+def test_the_mean_of_new_values_falls_in_the_repeat_interval_in_95_of_100_cases():
+    rng = np.random.default_rng(5)
+    old, new = rng.normal(size=(2000, 5)), rng.normal(size=(2000, 3)).mean(axis=1)
+    intervals = [repeat_interval(values, 3) for values in old]
+    inside = np.mean([low < mean < high for (low, high), mean in zip(intervals, new, strict=True)])
+    assert 0.935 < inside < 0.965

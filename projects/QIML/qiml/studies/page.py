@@ -8,6 +8,7 @@ from qiml.errors import ConfigError
 from qiml.studies.statistics import PairedDifference, paired_difference, spread
 from qiml.studies.study import Cell, Study
 
+UNKNOWN = "n/a"
 NOT_SIGNIFICANT = "no significant difference"
 
 
@@ -193,11 +194,16 @@ def _table(
     for variant in study.variants:
         row = cells(study, values, variant, columns) if variant in values else None
         if row:
-            rows.append(f"| `{variant}` | {' | '.join(row)} |")
+            rows.append([f"`{variant}`", *row])
     if not (rows and columns):
         return ""
-    heads = "| | " + " | ".join(c.title for c in columns) + " | seeds |"
-    return "\n".join([heads, "|---" * (len(columns) + 2) + "|", *rows])
+    return markdown_table([*(column.title for column in columns), "seeds"], rows)
+
+
+def markdown_table(titles: list[str], rows: list[list[str]]) -> str:
+    """A table whose first column, what each row is about, has no title."""
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([f"| | {' | '.join(titles)} |", "|---" * (len(titles) + 1) + "|", *lines])
 
 
 def _known(columns: tuple[Column, ...], values: dict[str, dict[int, dict]]) -> tuple[Column, ...]:
@@ -210,7 +216,7 @@ def _spread_cells(study: Study, values, variant: str, columns) -> list[str]:
     cells = []
     for column in columns:
         found = values_by_seed(values, variant, column.key)
-        cells.append(_spread_text(list(found.values()), column.digits) if found else "n/a")
+        cells.append(_spread_text(list(found.values()), column.digits) if found else UNKNOWN)
     return [*cells, str(len(values[variant]))]
 
 
@@ -228,7 +234,7 @@ def _difference_cells(study: Study, values, variant: str, columns) -> list[str] 
             values_by_seed(values, variant, column.key),
             values_by_seed(values, study.baseline, column.key),
         )
-        cells.append(_difference_text(difference, column.digits) if difference else "n/a")
+        cells.append(_difference_text(difference, column.digits) if difference else UNKNOWN)
         count = max(count, difference.count if difference else 0)
     return [*cells, str(count)]
 

@@ -60,8 +60,13 @@ def _summary(measures: dict[str, float | None]) -> str:
     return f"AP3D(.5) {measures['ap3d_0.5']:.2f}, {found}"
 
 
-def in_processes(cells: list[Cell], output_root: Path, jobs: int, threads: int) -> Iterator[Ended]:
-    """Run on this machine, `jobs` at once, each with `threads` threads and a GPU, where there are any."""
+def in_processes(
+    cells: list[Cell], output_root: Path, jobs: int, threads: int | None
+) -> Iterator[Ended]:
+    """Run on this machine, `jobs` at once, each with a GPU, where there are any.
+
+    Each has `threads` threads; None: those that run at once share the cores.
+    """
     # Started afresh, not forked: a forked PyTorch with threads may hang.
     context = multiprocessing.get_context("spawn")
     places = context.SimpleQueue()
@@ -69,7 +74,10 @@ def in_processes(cells: list[Cell], output_root: Path, jobs: int, threads: int) 
         places.put(gpu)
     with ProcessPoolExecutor(jobs, context, _take_gpu, (places,)) as pool:
         waiting = {
-            pool.submit(_run_in_pool, cell, str(output_root), threads): cell for cell in cells
+            pool.submit(_run_in_pool, cell, str(output_root), threads or shared): cell
+            for cell, shared in zip(
+                cells, share_cores(len(cells), jobs, os.cpu_count()), strict=True
+            )
         }
         try:
             for future in as_completed(waiting):
@@ -81,6 +89,13 @@ def in_processes(cells: list[Cell], output_root: Path, jobs: int, threads: int) 
                     yield waiting[future], _killed(waiting[future])
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def share_cores(runs: int, jobs: int, cores: int) -> list[int]:
+    """Threads of each of `runs` that go `jobs` at once: the last ones, where fewer are left, have more."""
+    left = runs % jobs
+    whole = [max(1, cores // jobs)] * (runs - left)
+    return whole + [max(1, cores // left)] * left if left else whole
 
 
 def visible_gpus() -> list[str]:
@@ -112,8 +127,10 @@ def _run_in_pool(cell: Cell, output_root: str, threads: int) -> dict:
     return run_cell(cell, output_root, threads)
 
 
-def on_ray(cells: list[Cell], output_root: Path, address: str, threads: int) -> Iterator[Ended]:
-    """Run as tasks of a Ray cluster, as many at once as it has CPUs for, each with `threads` of them.
+def on_ray(
+    cells: list[Cell], output_root: Path, address: str, threads: int | None
+) -> Iterator[Ended]:
+    """Run as tasks of a Ray cluster, as many at once as it has CPUs for, each with `threads` of them (None: 1).
 
     Where the cluster has GPUs, each run takes one.
 
@@ -138,6 +155,7 @@ def on_ray(cells: list[Cell], output_root: Path, address: str, threads: int) -> 
             expected="the address of a running Ray cluster, and its token",
             mend="start one (cluster/README.md), or leave --ray out to run on this machine",
         ) from error
+    threads = threads or 1
     # A cluster's processes have the folder and the environment of whoever started them.
     here = {"env_vars": {"DETECTRON2_DATASETS": str(datasets_root().absolute())}}
     gpus = min(1, ray.cluster_resources().get("GPU", 0))

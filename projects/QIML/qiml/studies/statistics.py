@@ -77,10 +77,19 @@ def paired_difference(
     if len(seeds) < 2:
         return PairedDifference(mean, None, None, None, None, higher, len(seeds))
     low, high = bootstrap_interval(differences)
-    degrees = len(seeds) - 1
-    quantile = _T_QUANTILES[degrees - 1] if degrees <= len(_T_QUANTILES) else _NORMAL_QUANTILE
-    margin = quantile * float(differences.std(ddof=1)) / math.sqrt(len(seeds))
+    margin = _t_quantile(len(seeds) - 1) * float(differences.std(ddof=1)) / math.sqrt(len(seeds))
     return PairedDifference(mean, low, high, mean - margin, mean + margin, higher, len(seeds))
+
+
+def repeat_interval(values: Sequence[float], count: int) -> tuple[float, float]:
+    """Where the mean of `count` new values falls in 95 of 100 cases, as far as at least two old ones tell."""
+    old = spread(values)
+    margin = _t_quantile(old.count - 1) * old.std * math.sqrt(1 / old.count + 1 / count)
+    return old.mean - margin, old.mean + margin
+
+
+def _t_quantile(degrees: int) -> float:
+    return _T_QUANTILES[degrees - 1] if degrees <= len(_T_QUANTILES) else _NORMAL_QUANTILE
 
 
 def bootstrap_interval(values: np.ndarray, resamples: int = RESAMPLES) -> tuple[float, float]:
