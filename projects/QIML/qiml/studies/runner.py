@@ -130,9 +130,9 @@ def _run_in_pool(cell: Cell, output_root: str, threads: int) -> dict:
 def on_ray(
     cells: list[Cell], output_root: Path, address: str, threads: int | None
 ) -> Iterator[Ended]:
-    """Run as tasks of a Ray cluster, as many at once as it has CPUs for, each with `threads` of them (None: 1).
+    """Run as tasks of a Ray cluster, as many at once as it has CPUs for, each with `threads` of them.
 
-    Where the cluster has GPUs, each run takes one.
+    Of None each has one. Where the cluster has GPUs, each run takes one.
 
     At the address "local" a cluster of this machine is started for the study alone. The nodes need this
     project at the same place; with `output_root` on a shared file system a run that loses its node goes on
