@@ -9,7 +9,7 @@ from qiml.config import load_config
 from qiml.engine.checkpoint import DetectorCheckpointer
 from qiml.engine.ema import load_average
 from qiml.engine.launch import launch_workers
-from qiml.engine.setup import check_batch_divides, check_crop_depth, start_run
+from qiml.engine.setup import check_batch_divides, check_crop_depth, check_device, start_run
 from qiml.engine.trained import switch_off_auxiliary_losses
 from qiml.engine.trainer import Trainer, write_report_of
 from qiml.errors import ConfigError, exit_on_error
@@ -37,6 +37,7 @@ Your own data, in KITTI's layout, with other settings:
 def setup(args):
     """Config of the command line, logged, without what an evaluation does not need, and frozen."""
     cfg = load_config(args.config_file, args.opts)
+    check_device(cfg, comm.get_world_size())
     if not args.eval_only:
         check_batch_divides(cfg, comm.get_world_size())
         check_crop_depth(cfg)

@@ -12,6 +12,9 @@ import torch
 from qiml.data.kitti_format import KITTIObjects, write_calibration, write_objects
 from tests.fuzz import harness
 
+# Tests compare bits with what was computed on a CPU.
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
 PROJECTION = np.array([[180.0, 0, 160, 9], [0, 180, 48, 0.1], [0, 0, 1, 0.003]])
 TINY_CONFIG = Path(__file__).parent / "tiny.yaml"
 

@@ -158,3 +158,14 @@ def test_evaluation_reads_every_frame_once_in_order(kitti_folder, tiny_config):
     assert np.unique([frame["image"].shape for frame in chain(*read)], axis=0).tolist() == [
         [3, 64, 96]
     ]
+
+
+@pytest.mark.parametrize(("device", "pinned"), [("cpu", False), ("cuda", True)])
+def test_memory_is_pinned_for_a_gpu_that_is_used(
+    kitti_folder, tiny_config, monkeypatch, device, pinned
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    name = f"kitti_format:{kitti_folder()}:train"
+    cfg = tiny_config("DATASETS.TRAIN", f"('{name}',)", "MODEL.DEVICE", device)
+    assert build_train_loader(cfg).pin_memory is pinned
+    assert build_test_loader(cfg, name).pin_memory is pinned

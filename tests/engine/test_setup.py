@@ -1,8 +1,12 @@
 """What is refused before a training starts."""
 
-import pytest
+import argparse
 
-from qiml.engine.setup import check_crop_depth
+import pytest
+import torch
+
+from qiml.engine import setup
+from qiml.engine.setup import check_crop_depth, check_device, start_run
 from qiml.errors import ConfigError
 
 
@@ -17,3 +21,21 @@ def test_crops_that_would_teach_wrong_depths(tiny_config, head, suitable, wrong)
         check_crop_depth(tiny_config(*own, wrong))
     for right in ([*own, suitable], [*own, "ignore"], [*own, wrong, crop, 0.0]):
         check_crop_depth(tiny_config(*right))
+
+
+def test_several_workers_have_a_gpu_each(tiny_config):
+    cfg = tiny_config()
+    for device in ("cpu", "cuda:0"):
+        cfg.MODEL.DEVICE = device
+        check_device(cfg, 1)
+        with pytest.raises(ConfigError, match=f"MODEL.DEVICE: found '{device}' with 2 workers"):
+            check_device(cfg, 2)
+    cfg.MODEL.DEVICE = "cuda"
+    check_device(cfg, 2)
+
+
+@pytest.mark.parametrize("driver", [True, False])
+def test_a_gpu_that_cannot_be_used_is_named(tiny_config, tmp_path, monkeypatch, capsys, driver):
+    monkeypatch.setattr(setup, "NVIDIA_DRIVER", tmp_path if driver else tmp_path / "missing")
+    start_run(tiny_config(), argparse.Namespace(config_file="", eval_only=False))
+    assert (f"PyTorch {torch.__version__} finds no GPU" in capsys.readouterr().out) == driver

@@ -193,3 +193,14 @@ def test_gradients_are_clipped_after_unscaling(scaled):
         assert model.weight.item() == pytest.approx(1 - 0.1 * 0.5)
         step.run_step()
     assert model.weight.item() == pytest.approx(0.95 - 0.1 * 0.25)
+
+
+def test_a_run_without_scaled_gradients_goes_on_with_them():
+    """From a CPU, where float16 is float32, to a GPU."""
+    model = nn.Linear(1, 1)
+    steps = [
+        TrainStep(model, torch.optim.Adam(model.parameters()), scale_gradients=False) for _ in "ab"
+    ]
+    steps[1].scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    steps[1].load_state_dict(steps[0].state_dict())
+    assert steps[1].scaler.get_scale() == 8.0

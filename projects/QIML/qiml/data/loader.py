@@ -93,7 +93,7 @@ def build_train_loader(cfg, start_iteration: int = 0) -> DataLoader:
         collate_fn=Batch,
         worker_init_fn=_init_worker,
         persistent_workers=workers > 0,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=_pins_memory(cfg),
     )
 
 
@@ -166,7 +166,13 @@ def _finite_loader(cfg, dataset: Dataset, sampler: Sampler | None = None) -> Dat
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=Batch,
         worker_init_fn=_init_worker,
+        pin_memory=_pins_memory(cfg),
     )
+
+
+def _pins_memory(cfg) -> bool:
+    """For copies that a GPU does not wait for; a run without one leaves the machine's GPUs alone."""
+    return cfg.MODEL.DEVICE.startswith("cuda")
 
 
 def _init_worker(_worker: int) -> None:

@@ -1,7 +1,10 @@
 """What every run does first, whichever entry point started it."""
 
 import argparse
+import logging
+from pathlib import Path
 
+import torch
 from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
@@ -9,6 +12,9 @@ from detectron2.utils.logger import setup_logger
 from qiml.engine.memory import keep_freed_memory
 from qiml.errors import ConfigError
 from qiml.modeling.box3d import head_class
+
+NVIDIA_DRIVER = Path("/proc/driver/nvidia")
+logger = logging.getLogger(__name__)
 
 
 def start_run(cfg, args: argparse.Namespace) -> None:
@@ -22,6 +28,27 @@ def start_run(cfg, args: argparse.Namespace) -> None:
     setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name="qiml")
     if cfg.MODEL.DEVICE == "cpu":
         keep_freed_memory()
+        if NVIDIA_DRIVER.exists() and not torch.cuda.is_available():
+            logger.warning(
+                "Running on the CPU: this machine has an NVIDIA driver, but PyTorch %s finds no GPU that it "
+                "can use. `python -m detectron2.utils.collect_env` tells more.",
+                torch.__version__,
+            )
+
+
+def check_device(cfg, num_workers: int) -> None:
+    """Refuse one device for several workers, which have a GPU each.
+
+    Raises:
+        ConfigError: MODEL.DEVICE is something else than "cuda", with several workers.
+    """
+    if num_workers > 1 and cfg.MODEL.DEVICE != "cuda":
+        raise ConfigError(
+            "MODEL.DEVICE",
+            found=f"{cfg.MODEL.DEVICE!r} with {num_workers} workers",
+            expected="'cuda': each of them takes a GPU of its own",
+            mend="leave it out, or --num-gpus; cluster/train.py --cpu trains with several workers on CPUs",
+        )
 
 
 def check_batch_divides(cfg, num_workers: int) -> None:

@@ -63,15 +63,16 @@ class TrainStep(SimpleTrainer):
 
     def load_state_dict(self, state_dict: dict) -> None:
         super().load_state_dict(state_dict)
-        self.scaler.load_state_dict(state_dict["grad_scaler"])
+        if state_dict["grad_scaler"]:  # empty from where gradients were not scaled, as on a CPU
+            self.scaler.load_state_dict(state_dict["grad_scaler"])
 
 
 def distribute(model: nn.Module) -> nn.Module:
     """The model as this worker's replica; itself where it is the only worker."""
     if world_size() == 1:
         return model
-    device_ids = [torch.cuda.current_device()] if next(model.parameters()).is_cuda else None
-    return DistributedDataParallel(model, device_ids=device_ids, broadcast_buffers=False)
+    # Told of devices, it would copy every tensor of the batch by itself, waiting for each.
+    return DistributedDataParallel(model, broadcast_buffers=False)
 
 
 def average_running_statistics(model: nn.Module) -> None:

@@ -1,10 +1,10 @@
 """Convolutional branches shared by the heads."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qiml.modeling.attentive_norm import AttentiveBatchNorm2d
+from qiml.modeling.sampling import read_out
 
 
 def conv_branch(in_channels: int, hidden_channels: int, out_channels: int) -> nn.Sequential:
@@ -82,11 +82,11 @@ def _start_xavier(*layers: nn.Module) -> nn.Sequential:
 
 
 class Readout(nn.Conv2d):
-    """A convolution in the weights' precision even under autocast: see `qiml.modeling.sampling.read_out`."""
+    """A 1×1 convolution in the weights' precision even under autocast: see :func:`read_out`."""
 
     def forward(self, input: Tensor) -> Tensor:
-        with torch.autocast(input.device.type, enabled=False):
-            return super().forward(input.to(self.weight.dtype))
+        # No convolution to PyTorch: GPUs round what goes into those to ten bits, in float32 as well.
+        return read_out(input.permute(0, 2, 3, 1), self).permute(0, 3, 1, 2)
 
 
 class RegionBatchNorm2d(nn.BatchNorm2d):

@@ -169,9 +169,11 @@ class MonocularDetector3D(nn.Module):
         depth = targets.apparent_depth[targets.supervised]
         if self.across_images:
             return self.metric_loss(descriptors, depth)
-        image_index = targets.image_index[targets.supervised]
-        own = [image_index == i for i in range(len(features))]
-        return global_mean(torch.stack([self.metric_loss(descriptors[i], depth[i]) for i in own]))
+        # Objects are in the order of their images. The counts are all that a GPU is waited for.
+        images = targets.image_index[targets.supervised]
+        counts = images.bincount(minlength=len(features)).tolist()
+        own = zip(descriptors.split(counts), depth.split(counts), strict=True)
+        return global_mean(torch.stack([self.metric_loss(*objects) for objects in own]))
 
     def descriptors(
         self, features: Tensor, predictions, targets: ObjectTargets, kind: str

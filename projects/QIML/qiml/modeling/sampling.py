@@ -56,7 +56,7 @@ def apply_at_windows(branches: Sequence[nn.Sequential], windows: Tensor) -> list
 
 
 def read_out(hidden: Tensor, layer: nn.Conv2d) -> Tensor:
-    """A 1×1 convolution of hidden units (M, C), in the weights' precision even under autocast: (M, K).
+    """A 1×1 convolution of hidden units (..., C), in the weights' precision even under autocast: (..., K).
 
     An answer in bfloat16 has three digits: depth, about e to the power of it, would come in steps of 1 %.
     """
