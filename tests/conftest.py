@@ -1,6 +1,8 @@
 """Fixtures every test may use: `real_data` (skips without it), `kitti_folder` and `tiny_config`."""
 
 import os
+import runpy
+import sys
 from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import Path
@@ -34,6 +36,7 @@ def _one_thread():
     # Tensors this small do not repay the threads, least of all where other tests share the cores.
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"  # for the commands that tests start
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # and for workers
 
 
 @pytest.fixture(scope="session")
@@ -50,47 +53,32 @@ def real_data() -> Path:
 def kitti_folder(tmp_path: Path) -> Callable[..., Path]:
     """Make a small folder in KITTI's layout.
 
-    `kitti_folder()` returns a new root with two labelled frames 000000 and 000001 in
-    ImageSets/train.txt; keyword arguments change that:
-
-        frames: number of frames.
-        split: its list; "test" makes `testing` without labels.
-        objects: KITTIObjects for every frame, or a list with one a frame. By default each frame
-            has a car, a pedestrian, a cyclist and a DontCare region, with 2D boxes that fit.
-        size: (width, height) in pixels. Images are noise, the same in every run.
-        extension: of the images.
-        root: an existing folder to add the split to.
+    `kitti_folder()` returns a new root; `root=` names an existing one to add a split to. The other keywords
+    are those of :func:`write_kitti_folder`.
     """
     numbers = count()
 
-    def make(
-        frames: int = 2,
-        split: str = "train",
-        objects: KITTIObjects | Sequence[KITTIObjects] | None = None,
-        size: tuple[int, int] = (320, 96),
-        extension: str = ".png",
-        root: Path | None = None,
-    ) -> Path:
-        import cv2
-
+    def make(root: Path | None = None, **options: object) -> Path:
         root = root or tmp_path / f"kitti{next(numbers)}"
-        objects = _street(size) if objects is None else objects
-        objects = [objects] * frames if isinstance(objects, KITTIObjects) else objects
-        folder = root / ("testing" if split == "test" else "training")
-        noise = np.random.default_rng(0)
-        ids = [f"{index:06d}" for index in range(frames)]
-        (folder / "image_2").mkdir(parents=True, exist_ok=True)
-        (root / "ImageSets").mkdir(exist_ok=True)
-        (root / "ImageSets" / f"{split}.txt").write_text("\n".join(ids))  # KITTI's end so, too
-        for image_id, frame_objects in zip(ids, objects, strict=True):
-            image = noise.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-            assert cv2.imwrite(str(folder / "image_2" / f"{image_id}{extension}"), image)
-            write_calibration(folder / "calib" / f"{image_id}.txt", PROJECTION)
-            if split != "test":
-                write_objects(folder / "label_2" / f"{image_id}.txt", frame_objects)
+        write_kitti_folder(root, **options)
         return root
 
     return make
+
+
+@pytest.fixture
+def run_script(monkeypatch, capfd) -> Callable[..., tuple[int, str, str]]:
+    """Run a program as its command line does, but in this process: exit code, standard output and error."""
+
+    def run(path: Path, *arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [str(path), *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(path), run_name="__main__")
+            sys.exit()
+        return ended.value.code or 0, *capfd.readouterr()
+
+    return run
 
 
 @pytest.fixture
@@ -154,8 +142,9 @@ def spawn_workers(tmp_path: Path) -> Callable[..., list]:
     """
 
     def run(function: Callable, size: int, *arguments: object, patience: float = 120) -> list:
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-        context = torch.multiprocessing.get_context("spawn")
+        # Forks of a process that has imported what takes seconds, once, and does nothing else.
+        context = torch.multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["torch", "detectron2.engine", "qiml.engine.trainer"])
         queue = context.Queue()
         workers = [
             context.Process(
@@ -207,3 +196,40 @@ def _street(size: tuple[int, int]) -> KITTIObjects:
     )
     region = KITTIObjects.from_columns(["DontCare"], bbox=np.array([[10, 10, 40, 30]]))
     return KITTIObjects.concatenate([seen, region])
+
+
+def write_kitti_folder(
+    root: Path,
+    frames: int = 2,
+    split: str = "train",
+    objects: KITTIObjects | Sequence[KITTIObjects] | None = None,
+    size: tuple[int, int] = (320, 96),
+    extension: str = ".png",
+) -> None:
+    """Labelled frames 000000, 000001 and so on in ImageSets/SPLIT.txt.
+
+    Args:
+        root: made where it is absent.
+        frames: number of frames.
+        split: its list; "test" makes `testing` without labels.
+        objects: KITTIObjects for every frame, or a list with one a frame. By default each frame
+            has a car, a pedestrian, a cyclist and a DontCare region, with 2D boxes that fit.
+        size: (width, height) in pixels. Images are noise, the same in every run.
+        extension: of the images.
+    """
+    import cv2
+
+    objects = _street(size) if objects is None else objects
+    objects = [objects] * frames if isinstance(objects, KITTIObjects) else objects
+    folder = root / ("testing" if split == "test" else "training")
+    noise = np.random.default_rng(0)
+    ids = [f"{index:06d}" for index in range(frames)]
+    (folder / "image_2").mkdir(parents=True, exist_ok=True)
+    (root / "ImageSets").mkdir(exist_ok=True)
+    (root / "ImageSets" / f"{split}.txt").write_text("\n".join(ids))  # KITTI's end so, too
+    for image_id, frame_objects in zip(ids, objects, strict=True):
+        image = noise.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+        assert cv2.imwrite(str(folder / "image_2" / f"{image_id}{extension}"), image)
+        write_calibration(folder / "calib" / f"{image_id}.txt", PROJECTION)
+        if split != "test":
+            write_objects(folder / "label_2" / f"{image_id}.txt", frame_objects)

@@ -250,9 +250,12 @@ def match(baseline: Baseline, official: Mapping[str, Tensor], steerable: bool = 
             known[name] = value
             result.unused += not converted and name.partition(".")[0] == "backbone"
     result.weights |= baseline.convert(known)
-    overrides = ["MODEL.BACKBONE.PRETRAINED", "False", "MODEL.DEVICE", "cpu"]
+    # Names and shapes are all that is asked of the model, but for kernels that are to be steered.
+    device = "cpu" if steerable else "meta"
+    overrides = ["MODEL.BACKBONE.PRETRAINED", "False", "MODEL.DEVICE", device]
     overrides += ["MODEL.OBJECT_DEPTH.ENABLED", "True", *(STEERABLE if steerable else ())]
-    model = build_model(load_config(str(ROOT / baseline.config), overrides))
+    with torch.device(device):
+        model = build_model(load_config(str(ROOT / baseline.config), overrides))
     if steerable:
         backbone = {n: v for n, v in result.weights.items() if n.startswith("backbone.")}
         result.weights |= steer_state(backbone, model)

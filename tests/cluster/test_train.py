@@ -1,6 +1,5 @@
 """cluster/train.py on a real Ray cluster of several nodes on this machine: submitted, killed, resumed."""
 
-import argparse
 import contextlib
 import json
 import os
@@ -17,11 +16,11 @@ import psutil
 import pytest
 import torch
 
-import train_net
 from qiml.engine.ray_worker import RAYS_LIST
+from tests.cluster.without_ray import train_without_ray
 
 ROOT = Path(__file__).parents[2]
-ITERATIONS, PERIOD = 200, 20
+ITERATIONS, PERIOD = 108, 12
 CHANGES = (
     *("SOLVER.MAX_ITER", ITERATIONS, "SOLVER.CHECKPOINT_PERIOD", PERIOD),
     *("INPUT.AUGMENTATION.PHOTOMETRIC", 0.5, "MODEL_EMA.ENABLED", True),
@@ -199,13 +198,6 @@ def test_ends_as_if_nothing_was_lost(cluster, submit, spawn_workers, tmp_path):
     whole = tmp_path / "whole"
     spawn_workers(train_without_ray, 2, run / "config.yaml", whole / "output", patience=300)
     assert_same_end(run, whole)
-
-
-def train_without_ray(rank, config, output):
-    torch.set_num_threads(1)
-    options = ["MODEL.DEVICE", "cpu", "OUTPUT_DIR", str(output)]
-    settings = {"config_file": str(config), "opts": options, "eval_only": False, "resume": False}
-    train_net.main(argparse.Namespace(**settings))
 
 
 def starts(output):

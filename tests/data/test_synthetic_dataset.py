@@ -27,7 +27,8 @@ def folder_contents(root) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in files}
 
 
-def test_frames_do_not_depend_on_workers(tmp_path):
+def test_frames_do_not_depend_on_workers(tmp_path, monkeypatch):
+    monkeypatch.setattr("qiml.data.synthetic.dataset._REPAYS_PROCESSES", 0)
     one, two = tmp_path / "one", tmp_path / "two"
     assert write_dataset(one, 9, 3, (160, 64), seed=5, workers=1)
     assert write_dataset(two, 9, 3, (160, 64), seed=5, workers=2)

@@ -3,6 +3,7 @@
 Kills are few here; `QIML_TEST_KILLS=10 python -m pytest tests/e2e/test_resume.py` tries more.
 """
 
+import functools
 import json
 import os
 import random
@@ -15,6 +16,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.conftest import write_kitti_folder
+
 ROOT = Path(__file__).parents[2]
 KILLS = int(os.environ.get("QIML_TEST_KILLS", 2))
 ITERATIONS = 24
@@ -26,10 +29,12 @@ CHANGES = (
 )
 
 
-@pytest.fixture
-def start(kitti_folder, monkeypatch):
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
     """Function that starts train_net.py on five frames, as a process group of its own."""
-    data = f"('kitti_format:{kitti_folder(frames=5)}:train',)"
+    root = tmp_path_factory.mktemp("data")
+    write_kitti_folder(root, frames=5)
+    data = f"('kitti_format:{root}:train',)"
 
     def run(output, *changes, resume=False):
         command = [sys.executable, ROOT / "train_net.py", "--config-file", ROOT / "tests/tiny.yaml"]
@@ -42,6 +47,19 @@ def start(kitti_folder, monkeypatch):
             text=True,
             start_new_session=True,
         )
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def whole(start, tmp_path_factory):
+    """Function: folder of a run that nothing happened to, and its seconds; made once for the same changes."""
+
+    @functools.cache
+    def run(*changes):
+        folder, began = tmp_path_factory.mktemp("whole"), time.monotonic()
+        finish(start(folder, "DATALOADER.NUM_WORKERS", 0, *changes))
+        return folder, time.monotonic() - began
 
     return run
 
@@ -82,11 +100,9 @@ def last_metrics(folder):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_killed_at_any_moment(start, tmp_path, workers, assert_same_checkpoint):
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    began = time.monotonic()
-    finish(start(whole, "DATALOADER.NUM_WORKERS", 0))
-    length = time.monotonic() - began
+def test_killed_at_any_moment(start, whole, tmp_path, workers, assert_same_checkpoint):
+    killed = tmp_path / "killed"
+    expected, length = whole()
     moments = random.Random(workers)
     for _ in range(KILLS):
         process = start(killed, "DATALOADER.NUM_WORKERS", workers, resume=True)
@@ -99,8 +115,8 @@ def test_killed_at_any_moment(start, tmp_path, workers, assert_same_checkpoint):
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
     finish(start(killed, "DATALOADER.NUM_WORKERS", workers, resume=True))
-    assert_same_checkpoint(whole / "model_final.pth", killed / "model_final.pth")
-    assert_same_record(whole, killed)
+    assert_same_checkpoint(expected / "model_final.pth", killed / "model_final.pth")
+    assert_same_record(expected, killed)
 
 
 @pytest.mark.parametrize(
@@ -108,9 +124,9 @@ def test_killed_at_any_moment(start, tmp_path, workers, assert_same_checkpoint):
     [(os.kill, signal.SIGTERM), (os.killpg, signal.SIGTERM), (os.killpg, signal.SIGINT)],
     ids=["SIGTERM", "SIGTERM to all, as schedulers", "SIGINT to all, as terminals"],
 )
-def test_told_to_stop(start, tmp_path, send, number):
+def test_told_to_stop(start, whole, tmp_path, send, number):
     """Finishes the step, saves, says how to go on, exits with 0."""
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    stopped = tmp_path / "stopped"
     iterations = 60
     changes = ("SOLVER.MAX_ITER", iterations, "SOLVER.CHECKPOINT_PERIOD", 1000)
     process = start(stopped, *changes, "DATALOADER.NUM_WORKERS", 2)
@@ -125,6 +141,6 @@ def test_told_to_stop(start, tmp_path, send, number):
     assert f"after {saved['iteration'] + 1} of {iterations}" in output
 
     finish(start(stopped, *changes, resume=True))
-    finish(start(whole, *changes))
-    a, b = (torch.load(f / "model_final.pth", weights_only=True)["model"] for f in (whole, stopped))
+    folders = whole(*changes)[0], stopped
+    a, b = (torch.load(f / "model_final.pth", weights_only=True)["model"] for f in folders)
     assert all(torch.equal(value, b[name]) for name, value in a.items())

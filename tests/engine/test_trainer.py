@@ -1,4 +1,5 @@
 import json
+import multiprocessing
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from torch import nn
 
 from qiml.engine.train_step import TrainStep
 from qiml.engine.trainer import Trainer
+from qiml.errors import DatasetError
 
 
 class Killed(BaseException):
@@ -204,3 +206,14 @@ def test_a_run_without_scaled_gradients_goes_on_with_them():
     steps[1].scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
     steps[1].load_state_dict(steps[0].state_dict())
     assert steps[1].scaler.get_scale() == 8.0
+
+
+def test_an_error_ends_the_loaders_processes(make_trainer, tmp_path):
+    """Else they keep the program from ending for half a minute: the traceback holds what reads from them."""
+    trainer = make_trainer("run", "DATALOADER.NUM_WORKERS", 1)
+    with open(tmp_path / "kitti0/training/image_2/000001.png", "rb+") as file:
+        file.truncate(2000)
+    before = multiprocessing.active_children()
+    with pytest.raises(DatasetError, match="does not decode"):
+        trainer.train()
+    assert multiprocessing.active_children() == before

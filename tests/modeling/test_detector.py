@@ -17,7 +17,10 @@ HEAD_LOSSES = {
 }  # fmt: skip
 
 
-@pytest.fixture(params=["MonoDLEHead", "GUPNetHead", "DIDM3DHead", "DEVIANT"])
+DETECTORS = ["MonoDLEHead", "GUPNetHead", "DIDM3DHead", "DEVIANT"]
+
+
+@pytest.fixture(params=DETECTORS)
 def make_detector(tiny_config, tiny_steerable, request):
     """With any of these heads, whose losses have the same names, and on a steerable backbone."""
 
@@ -66,12 +69,12 @@ def assert_same(detections, expected):
             assert torch.equal(*pair), name
 
 
-@pytest.mark.parametrize("head", ["MonoDLEHead", "GUPNetHead", "DIDM3DHead", "MonoConHead"])
+@pytest.mark.parametrize("make_detector", [*DETECTORS, "MonoConHead"], indirect=True)
 def test_eval_model_is_the_same_with_and_without_the_losses(
-    make_detector, make_batch, tiny_config, tmp_path, head
+    make_detector, make_batch, tiny_config, tmp_path
 ):
     """Issue 2: parameters and outputs, after training steps with both losses."""
-    options = ("MODEL.BOX3D_HEAD.NAME", head, "MODEL.BOX3D_HEAD.SCORE_THRESHOLD", 0.0)
+    options = ("MODEL.BOX3D_HEAD.SCORE_THRESHOLD", 0.0)
     trained = make_detector(*options)
     batch = make_batch("INPUT.AUGMENTATION.CROP", 0.0)
     optimizer = torch.optim.SGD(trained.parameters(), lr=1e-3)

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -50,6 +49,7 @@ def ablate(tmp_path, monkeypatch):
         study = tmp_path / "mine.yaml"
         study.write_text(yaml.safe_dump({**STUDY, **changes}, sort_keys=False))
         folders = ["--results", tmp_path / "docs" / "results", "--output", tmp_path / "runs"]
+        folders += ["--threads", 1]
         command = [sys.executable, ROOT / "tools" / "ablate.py", study, *folders, *arguments]
         return subprocess.Popen(
             list(map(str, command)),
@@ -181,9 +181,12 @@ def test_arguments_that_cannot_work(monkeypatch, capsys, arguments, message):
     assert message in capsys.readouterr().err
 
 
-def test_a_page_needs_a_finished_run(ablate):
-    code, text = finish(ablate("--render"))
-    assert code == 2 and "no finished run of this study" in text
+def test_a_page_needs_a_finished_run(tmp_path, run_script):
+    study = ROOT / "configs" / "studies" / "main.yaml"
+    code, _, errors = run_script(
+        ablate_tool.__file__, study, "--render", "--results", tmp_path / "results"
+    )
+    assert code == 2 and "no finished run of this study" in errors
 
 
 @pytest.mark.parametrize(
@@ -209,13 +212,9 @@ def test_runs_side_by_side_take_a_gpu_each(monkeypatch):
     assert visible_gpus() == ["5", "GPU-7"]
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert visible_gpus() == []
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, context, _take_gpu, (_queue(context, ["5"]),)) as pool:
-        assert pool.submit(os.getenv, "CUDA_VISIBLE_DEVICES").result() == "5"
-
-
-def _queue(context, entries):
-    queue = context.SimpleQueue()
-    for entry in entries:
-        queue.put(entry)
-    return queue
+    places = multiprocessing.get_context("spawn").SimpleQueue()
+    places.put("5")
+    _take_gpu(places)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "5"
+    _take_gpu(places)  # a process more than there are GPUs
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "5"

@@ -1,19 +1,14 @@
 """The data doctor from its command line; its checks have tests of their own."""
 
 import json
-import os
 import re
-import subprocess
 import sys
-from pathlib import Path
 
 import cv2
 import pytest
 
 from qiml.errors import ConfigError
 from tools import check_dataset
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -117,18 +112,13 @@ def test_what_cannot_work(run, words, message):
         run(*words)
 
 
-def test_exit_codes(kitti_folder, tmp_path):
+def test_exit_codes(kitti_folder, tmp_path, run_script):
     good, bad = kitti_folder(), kitti_folder()
     (bad / "training/calib/000000.txt").unlink()
     for data, code in ((good, 0), (bad, 1), (tmp_path / "nowhere", 2)):
-        done = subprocess.run(
-            [sys.executable, ROOT / "tools/check_dataset.py", data, "--output", tmp_path / "out"],
-            capture_output=True,
-            text=True,
-            env={**os.environ, "PYTHONPATH": str(ROOT / "projects/QIML")},
-        )
-        assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
-    assert done.stderr.strip().splitlines()[-1].startswith(f"error: {tmp_path}/nowhere: found no")
+        found, _, errors = run_script(check_dataset.__file__, data, "--output", tmp_path / "out")
+        assert found == code, errors
+    assert errors.strip().splitlines()[-1].startswith(f"error: {tmp_path}/nowhere: found no")
 
 
 def test_real_data_have_no_problems(real_data, run):

@@ -1,5 +1,4 @@
 import json
-import subprocess
 import sys
 import types
 from pathlib import Path
@@ -269,13 +268,7 @@ def test_exit_code_and_one_line(tmp_path, capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_help():
-    result = subprocess.run(
-        [sys.executable, ROOT / "tools/convert_checkpoint.py", "--help"],
-        capture_output=True, text=True, env={"PYTHONPATH": str(ROOT / "projects/QIML")},
-    )  # fmt: skip
-    assert result.returncode == 0
-    assert (
-        "--from {monodle,gupnet,did_m3d,monocon,deviant}" in result.stdout
-        and "--eval-only" in result.stdout
-    )
+def test_help(run_script):
+    code, printed, _ = run_script(convert_checkpoint.__file__, "--help")
+    assert code == 0 and "--eval-only" in printed
+    assert "--from {monodle,gupnet,did_m3d,monocon,deviant}" in printed

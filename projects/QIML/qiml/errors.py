@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import errno
 import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -114,4 +115,6 @@ def exit_on_error() -> Iterator[None]:
             .removeprefix(f"{type(error).__module__}.{type(error).__qualname__}: ")
         )
         print(f"error: {message}", file=sys.stderr)
+        # What reads from a data loader may be in them, and the loader's processes end with it.
+        traceback.clear_frames(error.__traceback__)
         sys.exit(2)

@@ -1,7 +1,7 @@
 """One optimisation step, on one worker or as one of many."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 import torch.distributed as dist
@@ -29,6 +29,7 @@ class TrainStep(SimpleTrainer):
         # By name of the loss, 1 for those not named, and the latest losses, unweighted: see TaskLearning.
         self.loss_weights: dict[str, float] = {}
         self.losses: dict[str, torch.Tensor] = {}
+        self._batches: Iterator = iter(())
 
     def start(self, data_loader: Iterable) -> None:
         """Begin to read: after a resume, which decides where the data starts."""
@@ -36,8 +37,14 @@ class TrainStep(SimpleTrainer):
         self._batches = iter(data_loader)
 
     def stop(self) -> None:
-        """Let the loader's processes end: told to by a signal, they would wait for what is no longer read."""
-        self.data_loader = self._batches = None
+        """End the loader's processes: told to by a signal alone, they would wait for what is no longer read.
+
+        After an error they do not end by themselves, since its traceback holds what reads from them.
+        """
+        shut_down = getattr(self._batches, "_shutdown_workers", None)  # PyTorch has no public way
+        if shut_down:
+            shut_down()
+        self.data_loader, self._batches = (), iter(())
 
     def run_step(self) -> None:
         start = time.perf_counter()

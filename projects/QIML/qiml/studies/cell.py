@@ -89,7 +89,7 @@ def prepare_data(cell: Cell) -> None:
         size = tuple(int(side) for side in data.size.split("x"))
         write_dataset(
             *(data.root, data.train, data.val, size, data.seed),
-            workers=1,
+            workers=os.cpu_count() or 1,  # runs beside this one wait for the scenes, too
             dense_depth=data.dense_depth,
         )
     if cell.train_frames:

@@ -1,9 +1,11 @@
 """Writes synthetic frames as a folder in KITTI's layout, or as prepared Waymo data."""
 
+import contextlib
 import functools
 import json
 import multiprocessing
 import shutil
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +22,7 @@ STYLES = {"kitti": kitti_style, "waymo": waymo_style}
 # Raise when the same seed and index give another image or label than before.
 VERSION = 1
 _SMALLEST_SIDE = 32
+_REPAYS_PROCESSES = 100  # frames, some seconds' work
 
 
 def write_dataset(
@@ -45,7 +48,7 @@ def write_dataset(
         num_train, num_val: number of frames of the two splits.
         size: image width and height in pixels.
         seed: of the dataset; frames are those of `render_scene(seed, index, size, camera)`.
-        workers: number of processes; it does not change the frames.
+        workers: number of processes, where there is work for them; it does not change the frames.
         overwrite: replace a synthetic dataset that has other settings.
         style: "kitti" for KITTI's camera, classes and layout; "waymo" for those of Waymo's front camera,
             as `tools/prepare_waymo.py` writes them.
@@ -162,6 +165,25 @@ def _draw_frames(
 ) -> None:
     missing = [index for index in range(count) if not style.last_file(root, index).exists()]
     write = functools.partial(style.write_frame, root, size, seed, **options)
+    progress = {"total": count, "initial": count - len(missing), "unit": "frame"}
+    with _side_by_side(write, missing, workers) as written:
+        for _ in tqdm(written, desc=f"drawing {size[0]}x{size[1]}", **progress):
+            pass
+
+
+@contextlib.contextmanager
+def _side_by_side(
+    write: Callable[[int], None], indices: list[int], workers: int
+) -> Iterator[Iterable[None]]:
+    """Writes frames while it is iterated, in other processes where they are enough to repay their start."""
+    if workers == 1 or len(indices) <= _REPAYS_PROCESSES:
+        threads = cv2.getNumThreads()
+        cv2.setNumThreads(1)
+        try:
+            yield map(write, indices)
+        finally:
+            cv2.setNumThreads(threads)
+        return
     # "spawn": a fork of a process with running threads (PyTorch's, OpenCV's) may hang.
     pool = ProcessPoolExecutor(
         workers,
@@ -170,9 +192,6 @@ def _draw_frames(
         initargs=(1,),
     )
     try:
-        written = pool.map(write, missing, chunksize=8)
-        progress = {"total": count, "initial": count - len(missing), "unit": "frame"}
-        for _ in tqdm(written, desc=f"drawing {size[0]}x{size[1]}", **progress):
-            pass
+        yield pool.map(write, indices, chunksize=8)
     finally:
         pool.shutdown(cancel_futures=True)
