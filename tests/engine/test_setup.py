@@ -23,8 +23,10 @@ def test_crops_that_would_teach_wrong_depths(tiny_config, head, suitable, wrong)
         check_crop_depth(tiny_config(*right))
 
 
-def test_several_workers_have_a_gpu_each(tiny_config):
+def test_several_workers_have_a_gpu_each(tiny_config, monkeypatch):
     cfg = tiny_config()
+    check_device(cfg, 2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     for device in ("cpu", "cuda:0"):
         cfg.MODEL.DEVICE = device
         check_device(cfg, 1)

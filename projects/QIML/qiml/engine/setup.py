@@ -37,12 +37,13 @@ def start_run(cfg, args: argparse.Namespace) -> None:
 
 
 def check_device(cfg, num_workers: int) -> None:
-    """Refuse one device for several workers, which have a GPU each.
+    """Refuse one device for several workers, which have a GPU each where there are any.
 
     Raises:
-        ConfigError: MODEL.DEVICE is something else than "cuda", with several workers.
+        ConfigError: MODEL.DEVICE is something else than "cuda", with several workers that talk from GPU to GPU.
     """
-    if num_workers > 1 and cfg.MODEL.DEVICE != "cuda":
+    # Detectron2's launch decides by the same: without a GPU they talk by gloo.
+    if num_workers > 1 and torch.cuda.is_available() and cfg.MODEL.DEVICE != "cuda":
         raise ConfigError(
             "MODEL.DEVICE",
             found=f"{cfg.MODEL.DEVICE!r} with {num_workers} workers",
