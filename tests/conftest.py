@@ -1,8 +1,10 @@
 """Fixtures every test may use: `real_data` (skips without it), `kitti_folder` and `tiny_config`."""
 
 import os
+import pickle
 import runpy
 import sys
+import time
 from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import Path
@@ -137,38 +139,37 @@ def _flat(value, prefix=""):
 def spawn_workers(tmp_path: Path) -> Callable[..., list]:
     """Run `function(rank, *arguments)` as each of `size` gloo workers; their results, by rank.
 
-    The function must be a test module's own, and its result one that can be pickled. Each result is waited
-    for with `patience`, in seconds.
+    The function must be a test module's own, and its result one that can be pickled. An error in one of them
+    is raised here; after `patience`, in seconds, they are taken to wait for each other.
     """
 
     def run(function: Callable, size: int, *arguments: object, patience: float = 120) -> list:
         # Forks of a process that has imported what takes seconds, once, and does nothing else.
         context = torch.multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["torch", "detectron2.engine", "qiml.engine.trainer"])
-        queue = context.Queue()
-        workers = [
-            context.Process(
-                target=_run_worker,
-                args=(function, rank, size, tmp_path / "process_group", queue, arguments),
-            )
-            for rank in range(size)
-        ]
-        for worker in workers:
-            worker.start()
-        results = dict(queue.get(timeout=patience) for _ in workers)
-        for worker in workers:
-            worker.join(timeout=60)
-            assert worker.exitcode == 0
-        return [results[rank] for rank in range(size)]
+        deadline = time.monotonic() + patience
+        workers = torch.multiprocessing.start_processes(
+            _run_worker,
+            (function, size, tmp_path, arguments),
+            size,
+            join=False,
+            start_method="forkserver",
+        )
+        while not workers.join(timeout=max(0, deadline - time.monotonic())):
+            if time.monotonic() > deadline:
+                for worker in workers.processes:
+                    worker.kill()
+                pytest.fail(f"the workers are not done after {patience} s")
+        return [pickle.loads((tmp_path / f"{rank}.pickle").read_bytes()) for rank in range(size)]
 
     return run
 
 
-def _run_worker(function, rank, size, store, queue, arguments):
+def _run_worker(rank, function, size, folder, arguments):
     torch.distributed.init_process_group(
-        "gloo", rank=rank, world_size=size, init_method=f"file://{store}"
+        "gloo", rank=rank, world_size=size, init_method=f"file://{folder}/process_group"
     )
-    queue.put((rank, function(rank, *arguments)))
+    (folder / f"{rank}.pickle").write_bytes(pickle.dumps(function(rank, *arguments)))
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 
