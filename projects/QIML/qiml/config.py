@@ -312,9 +312,13 @@ def _mendable(cfg: CN, where: str) -> Iterator[None]:
         ) from error
     # YAML's and Python's parsers and the merge of _BASE_ files have many ways to fail.
     except Exception as error:
+        _, named, key = str(error).rpartition(" for config key: ")
+        found = f"{type(error).__name__}: {error}"
+        if any(name.startswith(f"{key}.") for name in flat_config(cfg)):
+            found = "a value for a section of keys"  # all of which the message would show
         raise ConfigError(
-            where,
-            found=f"{type(error).__name__}: {error}",
+            f"{where}: {key}" if named else where,
+            found=found,
             expected="YAML, with values of the defaults' types",
             mend="see projects/QIML/qiml/config.py",
         ) from error

@@ -40,7 +40,7 @@ def check_device(cfg, num_workers: int) -> None:
     """Refuse one device for several workers, which have a GPU each where there are any.
 
     Raises:
-        ConfigError: MODEL.DEVICE is something else than "cuda", with several workers that talk from GPU to GPU.
+        ConfigError: MODEL.DEVICE is something else than "cuda", with several workers on GPUs.
     """
     # Detectron2's launch decides by the same: without a GPU they talk by gloo.
     if num_workers > 1 and torch.cuda.is_available() and cfg.MODEL.DEVICE != "cuda":
