@@ -1,4 +1,6 @@
+import os
 import signal
+import time
 from itertools import count
 from types import SimpleNamespace
 
@@ -102,3 +104,50 @@ def test_a_signal_from_before_an_evaluation_does_not_wait_for_it():
     with pytest.raises(SystemExit), stop.at_once():
         pytest.fail("it was evaluated")
     assert saved == [("model_0000004",)]
+
+
+@pytest.fixture
+def stop():
+    """Handles this process's signals as in a training; `stop.saved` are the names of its checkpoints."""
+    hook = _stop_on_signal()
+    hook.trainer = SimpleNamespace(iter=4, max_iter=10)
+    hook.before_train()
+    yield hook
+    hook.after_train()
+
+
+def _stop_on_signal():
+    saved = []
+    hook = StopOnSignal(SimpleNamespace(save=lambda name, iteration: saved.append(name)))
+    hook.saved = saved
+    return hook
+
+
+def test_a_signal_ends_an_evaluation_at_once(stop):
+    with pytest.raises(SystemExit), stop.at_once():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+        pytest.fail("it was evaluated to the end")
+    assert stop.saved == ["model_0000004"]
+
+
+def test_a_second_signal_of_its_kind_does_not_wait(stop):
+    before = stop._previous
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGINT) == stop._receive
+    stop.after_train()
+    assert {number: signal.getsignal(number) for number in before} == before
+
+
+def _train_until_told(rank):
+    stop = _stop_on_signal()
+    loop = Loop(stop)
+    loop.run_step = lambda: (loop.iter, rank) == (2, 1) and os.kill(os.getpid(), signal.SIGINT)
+    with pytest.raises(SystemExit):
+        loop.train(0, 6)
+    return loop.iter, stop.saved
+
+
+def test_all_workers_stop_where_one_was_told_to(spawn_workers):
+    assert spawn_workers(_train_until_told, 2) == [(2, ["model_0000002"]), (2, [])]

@@ -8,11 +8,14 @@ from detectron2.utils import comm
 
 from qiml.engine.ray_worker import (
     DAMAGED_LIST,
+    OUTPUT,
+    ReportToRay,
     finished_files,
     make_local_process_group,
     restore_checkpoint,
 )
 from qiml.engine.storage import RunStorage
+from qiml.engine.trainer import Trainer
 from qiml.errors import CheckpointError
 
 
@@ -106,6 +109,29 @@ def test_finds_checkpoints_that_ray_has_forgotten(unknown_to_ray, stored, storag
     output = tmp_path / "output"
     restore_checkpoint(output, storage)
     assert (output / "last_checkpoint").read_text() == "model_0000029.pth"
+
+
+def test_a_machine_that_is_taken_away_is_told_beforehand(
+    kitti_folder, tiny_config, tmp_path, monkeypatch, storage
+):
+    """Then a checkpoint is handed over at once, and no other before the next is due."""
+    handed = []
+
+    def report(metrics, checkpoint=None):
+        saved = torch.load(next(Path(checkpoint.path).glob("*.pth")), weights_only=True)
+        handed.append((metrics["iteration"], saved["iteration"]))
+
+    monkeypatch.setattr(ray.train, "report", report)
+    monkeypatch.setattr(ReportToRay, "PREEMPTION_PERIOD", 2)
+    told = iter((None, *[object()] * 9))
+    monkeypatch.setattr(ray.train, "get_preemption_info", lambda: next(told))
+    cfg = tiny_config(
+        *("DATASETS.TRAIN", f"('kitti_format:{kitti_folder()}:train',)", "DATASETS.TEST", "()"),
+        *("OUTPUT_DIR", tmp_path / "scratch", "SOLVER.MAX_ITER", 11, "SOLVER.CHECKPOINT_PERIOD", 9),
+    )
+    Trainer(cfg, after_checkpoint=ReportToRay(storage, period=9)).train()
+    assert handed == [(4, 3), (9, 8), (11, 10)]
+    assert storage.exists(f"{OUTPUT}/metrics.json")
 
 
 def test_what_a_finished_run_leaves(tmp_path):

@@ -208,6 +208,18 @@ def test_a_run_without_scaled_gradients_goes_on_with_them():
     assert steps[1].scaler.get_scale() == 8.0
 
 
+def test_the_average_of_the_weights_is_evaluated(make_trainer, monkeypatch, tmp_path):
+    evaluated = []
+    monkeypatch.setattr(Trainer, "test", staticmethod(lambda cfg, model: evaluated.append(model)))
+    trainer = make_trainer("run", "MODEL_EMA.ENABLED", True, "SOLVER.MAX_ITER", 3)
+    trainer.train()
+    saved = torch.load(tmp_path / "run" / "model_final.pth", weights_only=True)
+    weights = evaluated[-1].state_dict()
+    average = saved["trainer"]["hooks"]["WeightAverage"]
+    assert all(torch.equal(value, weights[name]) for name, value in average.items())
+    assert any((value != saved["model"][name]).any() for name, value in weights.items())
+
+
 def test_an_error_ends_the_loaders_processes(make_trainer, tmp_path):
     """Else they keep the program from ending for half a minute: the traceback holds what reads from them."""
     trainer = make_trainer("run", "DATALOADER.NUM_WORKERS", 1)
