@@ -92,7 +92,7 @@ def test_finished_runs_are_kept_and_the_failed_one_is_named(ablate, ask, tmp_pat
     assert code == 1 and "tiny/broken/seed1: found exit code 2" in text and "missing.pth" in text
     (first,) = records(tmp_path)
     assert first["variant"] == "none" and first["measures"]["ap3d_0.3"] is not None
-    assert first["machine"].endswith(("cores, float32", "cores, bfloat16"))
+    assert first["machine"].endswith(("cores, float32", "cores, bfloat16")) and "commit" in first
     assert first["measures"]["neck_inside"] >= 0 and first["measures"]["step_seconds"] > 0
     splits = tmp_path / "datasets" / "studies" / "scenes-96x64-seed3" / "ImageSets"
     ids = (splits / "train.txt").read_text().split()

@@ -44,7 +44,9 @@ def test_tables_say_mean_spread_and_paired_differences(results):
     )
     assert "**+5.00 [+4.90, +5.10], 3 of 3**" in good
     assert NOT_SIGNIFICANT in idle and "2 of 3" in idle
-    assert "9 of 9 runs" in text and "`the command`" in text and "1.0 minutes a run" in text
+    assert (
+        "9 of 9 runs" in text and "`the command`" in text and "1.0 minutes a run (median)" in text
+    )
 
 
 def test_a_depth_error_stands_beside_how_many_were_found(results):
@@ -58,6 +60,24 @@ def test_depth_errors_by_distance_beside_the_baselines(results):
     baseline, good = table.splitlines()[2:4]
     assert baseline == "| `none` | 4.000 ± 0.000 | 0.500 ± 0.000 | 3 |"
     assert good.startswith("| `good` | **-5.000 [-5.100, -4.900], 0 of 3** | +0.000")
+
+
+def test_a_measure_that_not_all_runs_have_says_how_many_do(results):
+    for cell, record in results.items():
+        if cell.seed > 1:
+            record["measures"]["depth_mae_calibrated"] = 1.0 + cell.seed
+    rows = render_study(STUDY, results, "c").splitlines()
+    assert any(row.endswith("| 3.500 ± 0.707 (2 seeds) | 3 |") for row in rows)
+
+
+def test_feature_spaces_are_folded(results):
+    assert "<details>" not in render_study(STUDY, results, "c")
+    for record in results.values():
+        record["measures"] |= {"neck_inside": 0.5, "depth_inside": 0.25}
+    _, folded = render_study(STUDY, results, "c").split("<details>")
+    folded, rest = folded.split("</details>")
+    assert "Of means of neck features:" in folded and not rest.strip()
+    assert folded.count("| `none` | ") == 2
 
 
 def test_nothing_is_compared_with_what_the_baseline_has_not_measured(results):

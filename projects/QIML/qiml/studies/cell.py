@@ -79,6 +79,7 @@ def run_cell(cell: Cell, output_root: str, threads: int = 1) -> dict:
         "threads": threads,
         "machine": describe_machine(cfg),
         "torch": torch.__version__,
+        "commit": _commit(),
     }
 
 
@@ -182,6 +183,15 @@ def describe_machine(cfg) -> str:
     if device.type == "cuda":
         parts.insert(0, torch.cuda.get_device_name(device))
     return ", ".join(parts)
+
+
+def _commit() -> str | None:
+    """The project's, with "-dirty" where files differ from it; None outside a clone."""
+    command = ["git", "-C", str(PROJECT_ROOT), "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def measure_run(cfg) -> dict[str, float | None]:

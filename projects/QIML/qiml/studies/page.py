@@ -1,6 +1,7 @@
 """The page of results: tables in Markdown from the records of studies."""
 
 import re
+import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -92,18 +93,24 @@ def render_study(study: Study, results: Results, command: str) -> str:
             "then the differences to it.",
             _table(study, values, by_distance, _spread_or_difference_cells),
         )
+        features = []
         for kind, title in DESCRIPTORS.items():
             of_kind = tuple(replace(c, key=f"{kind}_{c.key}") for c in MANIFOLD)
-            parts += _under(
-                f"Feature space at the evaluation's objects, {title}:",
-                _table(study, values, _known(of_kind, values), _spread_cells),
-            )
+            table = _table(study, values, _known(of_kind, values), _spread_cells)
+            features += _under(f"Of {title}:", table)
+        parts += _folded("Feature space at the evaluation's objects", features)
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _under(text: str, table: str) -> list[str]:
     """A table with what says what it is; nothing without a table."""
     return [text, table] if table else []
+
+
+def _folded(title: str, parts: list[str]) -> list[str]:
+    """What not everybody reads: a browser shows it where the title is clicked on."""
+    summary = f"<details><summary>{title}</summary>"
+    return [summary, *parts, "</details>"] if parts else []
 
 
 def replace_section(page: str, study: Study, section: str) -> str:
@@ -133,7 +140,9 @@ def replace_section(page: str, study: Study, section: str) -> str:
 def _circumstances(study: Study, results: Results, command: str) -> str:
     seconds = [record["seconds"] for record in results.values() if record["seconds"]]
     minutes = (
-        f"{sum(seconds) / len(seconds) / 60:.1f} minutes a run" if seconds else "minutes unknown"
+        f"{statistics.median(seconds) / 60:.1f} minutes a run (median)"
+        if seconds
+        else "minutes unknown"
     )
     return (
         f"Command: `{command}`. Data: {_data(study)}. Finished: {len(results)} of {study.size} runs, "
@@ -213,11 +222,12 @@ def _known(columns: tuple[Column, ...], values: dict[str, dict[int, dict]]) -> t
 
 
 def _spread_cells(study: Study, values, variant: str, columns) -> list[str]:
-    cells = []
+    cells, count = [], len(values[variant])
     for column in columns:
         found = values_by_seed(values, variant, column.key)
-        cells.append(_spread_text(list(found.values()), column.digits) if found else UNKNOWN)
-    return [*cells, str(len(values[variant]))]
+        text = _spread_text(list(found.values()), column.digits) if found else UNKNOWN
+        cells.append(text + (f" ({len(found)} seeds)" if 0 < len(found) < count else ""))
+    return [*cells, str(count)]
 
 
 def _spread_text(found: list[float], digits: int) -> str:
