@@ -1,5 +1,6 @@
-"""Fixtures every test may use: `real_data` (skips without it), `kitti_folder` and `tiny_config`."""
+"""What every test may use."""
 
+import logging
 import os
 import pickle
 import runpy
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from detectron2.utils.logger import setup_logger
 
 from qiml.data.kitti_format import KITTIObjects, write_calibration, write_objects
 from tests.fuzz import harness
@@ -66,6 +68,18 @@ def kitti_folder(tmp_path: Path) -> Callable[..., Path]:
         return root
 
     return make
+
+
+@pytest.fixture
+def runs_in_process(monkeypatch):
+    """For tests that call what a command calls first, in this process, perhaps several times."""
+    # Its report of the machine starts compilers.
+    monkeypatch.setattr("detectron2.engine.defaults.collect_env_info", lambda: "")
+    yield
+    # Detectron2 remembers the streams of the first run; pytest closes them.
+    setup_logger.cache_clear()
+    for name in ("detectron2", "fvcore", "qiml"):
+        logging.getLogger(name).handlers.clear()
 
 
 @pytest.fixture
@@ -150,7 +164,7 @@ def spawn_workers(tmp_path: Path) -> Callable[..., list]:
         deadline = time.monotonic() + patience
         workers = torch.multiprocessing.start_processes(
             _run_worker,
-            (function, size, tmp_path, arguments),
+            (function, size, tmp_path, dict(os.environ), arguments),
             size,
             join=False,
             start_method="forkserver",
@@ -165,7 +179,8 @@ def spawn_workers(tmp_path: Path) -> Callable[..., list]:
     return run
 
 
-def _run_worker(rank, function, size, folder, arguments):
+def _run_worker(rank, function, size, folder, environment, arguments):
+    os.environ.update(environment)  # the server's is of the first test that needed it
     torch.distributed.init_process_group(
         "gloo", rank=rank, world_size=size, init_method=f"file://{folder}/process_group"
     )

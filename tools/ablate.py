@@ -31,9 +31,8 @@ Examples:
     $ python tools/ablate.py configs/studies/main.yaml --render        # the page alone, no run
     $ python tools/ablate.py configs/studies/main.yaml --compare qi_log_branch   # which of two is better?
 
-Repeat one row with the seeds of the page, or with your own (kept apart from the project's results):
-    $ python tools/ablate.py configs/studies/main.yaml --variants none --results output/mine
-    $ python tools/ablate.py configs/studies/main.yaml --results output/mine --seeds 7 --variants none \\
+Repeat one row with seeds of your own, kept apart from the project's results and set beside them:
+    $ python tools/ablate.py configs/studies/main.yaml --results output/mine --seeds 7 8 --variants \\
           qi_log_branch
 
 On a Ray cluster (nodes with this project at the same place), as many runs at once as it has CPUs for:
@@ -60,11 +59,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--jobs", type=int, help="runs at once (default: one a GPU, without GPUs one a core)"
     )
-    parser.add_argument(
-        "--threads",
-        type=int,
-        help="threads a run (default: runs at once share the cores; on a cluster 1)",
-    )
+    parser.add_argument("--threads", type=int, default=1, help="threads a run (default 1)")
     parser.add_argument("--ray", metavar="ADDRESS", help="run on this Ray cluster, such as `auto`")
     parser.add_argument(
         "--results",
@@ -103,9 +98,7 @@ def main() -> None:
         if errors and not finished(study.cells(), records.parent):
             sys.exit(1)
         page = args.page or args.results.resolve().with_name("results.md")
-        results = kept_results(study, records)
-        section = render_study(study, results, describe_command(args))
-        write_page(study, results, section + repetition(study, results, args), page)
+        write_page(study, kept_results(study, records), args, page)
         if errors:
             sys.exit(1)
 
@@ -166,15 +159,20 @@ def repetition(study: Study, results: dict[Cell, dict], args: argparse.Namespace
     if args.results.resolve() == RESULTS:
         return ""
     stated = load_study(args.study).part(args.groups, args.variants)
-    return "\n" + render_repetition(study, results, finished(stated.cells(), RESULTS))
+    return render_repetition(study, results, finished(stated.cells(), RESULTS))
 
 
-def write_page(study: Study, results: dict[Cell, dict], section: str, page: Path) -> None:
-    """Put the study's tables, as text, and its picture into the page."""
-    print(section)
+def write_page(
+    study: Study, results: dict[Cell, dict], args: argparse.Namespace, page: Path
+) -> None:
+    """Put the study's tables and picture into the page, and what they repeat below."""
+    section = render_study(study, results, describe_command(args))
+    beside = repetition(study, results, args)
+    print(section, beside, sep="\n")
     picture = page.parent / "images" / f"results-{study.name}.png"
     if plot_differences(study, results, picture):
         section += f"\n![Paired differences by seed](images/{picture.name})\n"
+    section += f"\n{beside}" if beside else ""
     text = page.read_text(encoding="utf-8") if page.is_file() else "# Results\n"
     atomic_write_text(page, replace_section(text, study, section))
     print(f"Wrote {page}")

@@ -20,7 +20,7 @@ from qiml.engine.ray_worker import RAYS_LIST
 from tests.cluster.without_ray import train_without_ray
 
 ROOT = Path(__file__).parents[2]
-ITERATIONS, PERIOD = 108, 12
+ITERATIONS, PERIOD = 156, 12
 CHANGES = (
     *("SOLVER.MAX_ITER", ITERATIONS, "SOLVER.CHECKPOINT_PERIOD", PERIOD),
     *("INPUT.AUGMENTATION.PHOTOMETRIC", 0.5, "MODEL_EMA.ENABLED", True),

@@ -1,7 +1,6 @@
 """train_net.py as a user runs it: what it writes, and what it says about wrong input."""
 
 import json
-import logging
 import multiprocessing
 import os
 import subprocess
@@ -12,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 from detectron2.engine import default_argument_parser
-from detectron2.utils.logger import setup_logger
 
 import train_net
 from qiml.data.depth_map import write_depth_map
 from qiml.data.kitti_format import KITTIObjects, read_objects
 from qiml.errors import exit_on_error
 
+pytestmark = pytest.mark.usefixtures("runs_in_process")
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "tests" / "tiny.yaml"
 CAR = "Car 0 0 0 100 20 160 70 1.5 1.6 3.9 1 1.5 10 0"
@@ -31,17 +30,6 @@ HEADS = {
     "DIDM3DHead": [*REGIONS, "SOLVER.TASK_LEARNING.LENGTH", 140],
 }
 HEADS["DEVIANT"] = HEADS["GUPNetHead"]
-
-
-@pytest.fixture(autouse=True)
-def _several_runs_in_one_process(monkeypatch):
-    # Its report of the machine starts compilers.
-    monkeypatch.setattr("detectron2.engine.defaults.collect_env_info", lambda: "")
-    yield
-    # Detectron2 remembers the streams of the first run; pytest closes them.
-    setup_logger.cache_clear()
-    for name in ("detectron2", "fvcore", "qiml"):
-        logging.getLogger(name).handlers.clear()
 
 
 @pytest.fixture

@@ -36,8 +36,18 @@ def test_several_workers_have_a_gpu_each(tiny_config, monkeypatch):
     check_device(cfg, 2)
 
 
+@pytest.mark.usefixtures("runs_in_process")
 @pytest.mark.parametrize("driver", [True, False])
-def test_a_gpu_that_cannot_be_used_is_named(tiny_config, tmp_path, monkeypatch, capsys, driver):
+@pytest.mark.parametrize("visible", [None, ""])
+def test_a_gpu_that_cannot_be_used_is_named(
+    tiny_config, tmp_path, monkeypatch, capsys, driver, visible
+):
+    """Unless it is hidden."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     monkeypatch.setattr(setup, "NVIDIA_DRIVER", tmp_path if driver else tmp_path / "missing")
     start_run(tiny_config(), argparse.Namespace(config_file="", eval_only=False))
-    assert (f"PyTorch {torch.__version__} finds no GPU" in capsys.readouterr().out) == driver
+    named = f"PyTorch {torch.__version__} finds no GPU" in capsys.readouterr().out
+    assert named == (driver and visible is None)

@@ -16,7 +16,7 @@ import yaml
 from qiml.errors import ConfigError
 from qiml.studies.cell import run_cell
 from qiml.studies.records import read_records
-from qiml.studies.runner import _take_gpu, share_cores, visible_gpus
+from qiml.studies.runner import _take_gpu, visible_gpus
 from qiml.studies.study import load_study
 from tools import ablate as ablate_tool
 
@@ -49,7 +49,6 @@ def ablate(tmp_path, monkeypatch):
         study = tmp_path / "mine.yaml"
         study.write_text(yaml.safe_dump({**STUDY, **changes}, sort_keys=False))
         folders = ["--results", tmp_path / "docs" / "results", "--output", tmp_path / "runs"]
-        folders += ["--threads", 1]
         command = [sys.executable, ROOT / "tools" / "ablate.py", study, *folders, *arguments]
         return subprocess.Popen(
             list(map(str, command)),
@@ -187,21 +186,6 @@ def test_a_page_needs_a_finished_run(tmp_path, run_script):
         ablate_tool.__file__, study, "--render", "--results", tmp_path / "results"
     )
     assert code == 2 and "no finished run of this study" in errors
-
-
-@pytest.mark.parametrize(
-    "runs, jobs, cores, threads",
-    [
-        (5, 2, 2, [1, 1, 1, 1, 2]),
-        (4, 2, 2, [1, 1, 1, 1]),
-        (3, 2, 8, [4, 4, 8]),
-        (2, 4, 2, [1, 1]),
-        (1, 8, 1, [1]),
-        (0, 2, 2, []),
-    ],
-)
-def test_runs_side_by_side_share_the_cores(runs, jobs, cores, threads):
-    assert share_cores(runs, jobs, cores) == threads
 
 
 def test_runs_side_by_side_take_a_gpu_each(monkeypatch):

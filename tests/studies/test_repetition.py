@@ -56,6 +56,15 @@ def test_two_runs_or_more_are_needed_to_say_where_others_fall():
     assert render_repetition(load_study(STUDY), results([4, 5]), results([1])) == ""
 
 
+def test_seeds_that_are_not_new_are_left_out():
+    study, stated = load_study(STUDY).part(variants=VARIANTS), results([1, 2, 3])
+    assert render_repetition(study, stated, stated) == ""
+    alone, mixed = (
+        render_repetition(study, results(seeds), stated) for seeds in ([4, 5], [2, 3, 4, 5])
+    )
+    assert mixed == alone != ""
+
+
 def test_a_row_of_its_own_is_set_beside_the_projects(tmp_path, monkeypatch, capsys):
     for folder, seeds in (("stated", [101, 102, 103]), ("mine", [7, 8])):
         for record in results(seeds).values():
@@ -68,7 +77,7 @@ def test_a_row_of_its_own_is_set_beside_the_projects(tmp_path, monkeypatch, caps
         ablate.main()
         return capsys.readouterr().out
 
-    assert "## The repetition" not in page("stated")
+    assert "### The repetition" not in page("stated")
     text = page("mine", "--variants", "none", "--seeds", "7", "8")
-    assert rows(text.split("## The repetition")[1]) == {"`none`": "31.50 (27.07 to 34.93)"}
-    assert "## The repetition" in (tmp_path / "page.md").read_text()
+    assert rows(text.split("### The repetition")[1]) == {"`none`": "31.50 (27.07 to 34.93)"}
+    assert "### The repetition" in (tmp_path / "page.md").read_text()

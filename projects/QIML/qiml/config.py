@@ -313,13 +313,17 @@ def _mendable(cfg: CN, where: str) -> Iterator[None]:
     # YAML's and Python's parsers and the merge of _BASE_ files have many ways to fail.
     except Exception as error:
         _, named, key = str(error).rpartition(" for config key: ")
-        found = f"{type(error).__name__}: {error}"
-        if any(name.startswith(f"{key}.") for name in flat_config(cfg)):
-            found = "a value for a section of keys"  # all of which the message would show
+        found, expected = (
+            f"{type(error).__name__}: {error}",
+            "YAML, with values of the defaults' types",
+        )
+        if named and any(name.startswith(f"{key}.") for name in flat_config(cfg)):
+            # Theirs shows all its keys.
+            found, expected = "a value for a section", f"values for its keys, such as {key}.KEY"
         raise ConfigError(
             f"{where}: {key}" if named else where,
             found=found,
-            expected="YAML, with values of the defaults' types",
+            expected=expected,
             mend="see projects/QIML/qiml/config.py",
         ) from error
 

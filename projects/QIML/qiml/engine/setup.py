@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 from pathlib import Path
 
 import torch
@@ -28,7 +29,8 @@ def start_run(cfg, args: argparse.Namespace) -> None:
     setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name="qiml")
     if cfg.MODEL.DEVICE == "cpu":
         keep_freed_memory()
-        if NVIDIA_DRIVER.exists() and not torch.cuda.is_available():
+        hidden = os.environ.get("CUDA_VISIBLE_DEVICES") == ""
+        if NVIDIA_DRIVER.exists() and not (hidden or torch.cuda.is_available()):
             logger.warning(
                 "Running on the CPU: this machine has an NVIDIA driver, but PyTorch %s finds no GPU that it "
                 "can use. `python -m detectron2.utils.collect_env` tells more.",
@@ -37,7 +39,7 @@ def start_run(cfg, args: argparse.Namespace) -> None:
 
 
 def check_device(cfg, num_workers: int) -> None:
-    """Refuse one device for several workers, which have a GPU each where there are any.
+    """Refuse to name a device for several workers, which take a GPU each where there are any.
 
     Raises:
         ConfigError: MODEL.DEVICE is something else than "cuda", with several workers on GPUs.

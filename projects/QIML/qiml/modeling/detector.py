@@ -169,7 +169,7 @@ class MonocularDetector3D(nn.Module):
         depth = targets.apparent_depth[targets.supervised]
         if self.across_images:
             return self.metric_loss(descriptors, depth)
-        # Objects are in the order of their images. The counts are all that a GPU is waited for.
+        # Objects are in the order of their images. A GPU is waited for to count them.
         images = targets.image_index[targets.supervised]
         counts = images.bincount(minlength=len(features)).tolist()
         own = zip(descriptors.split(counts), depth.split(counts), strict=True)

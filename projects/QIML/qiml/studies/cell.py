@@ -28,7 +28,7 @@ from qiml.evaluation.kitti_table import ObjectTable, read_table
 from qiml.evaluation.manifold import measure
 from qiml.io import alone, atomic_write_text
 from qiml.modeling.precision import configured_dtype, convolution_dtype, dtype_name
-from qiml.studies.study import PROJECT_ROOT, Cell, SyntheticData
+from qiml.studies.study import PROJECT_ROOT, Cell, FolderData, SyntheticData
 from qiml.visualization.report_run import read_metrics
 
 CLASS = "Car"
@@ -58,7 +58,8 @@ def run_cell(cell: Cell, output_root: str, threads: int = 1) -> dict:
         CellFailed: the training failed or was interrupted.
         DatasetError, ConfigError: the data are missing or malformed.
     """
-    prepare_data(cell)
+    commit = _commit()  # now: by the end of the run it may be another
+    prepare_data(cell, threads)
     folder = cell.folder(Path(output_root))
     cfg = load_config(str(PROJECT_ROOT / cell.config), _overrides(cell, folder))
     _check_evaluated(cfg)
@@ -79,22 +80,26 @@ def run_cell(cell: Cell, output_root: str, threads: int = 1) -> dict:
         "threads": threads,
         "machine": describe_machine(cfg),
         "torch": torch.__version__,
-        "commit": _commit(),
+        "commit": commit,
     }
 
 
-def prepare_data(cell: Cell) -> None:
+def prepare_data(cell: Cell, workers: int = 1) -> None:
     """Draw the scenes where they are absent, and list the first frames where not all are to train."""
-    data = cell.data
+    draw_scenes(cell.data, workers)
+    if cell.train_frames:
+        _list_first_frames(cell)
+
+
+def draw_scenes(data: SyntheticData | FolderData, workers: int) -> None:
+    """Of synthetic data, where they are absent, in so many processes."""
     if isinstance(data, SyntheticData):
         size = tuple(int(side) for side in data.size.split("x"))
         write_dataset(
             *(data.root, data.train, data.val, size, data.seed),
-            workers=os.cpu_count() or 1,  # runs beside this one wait for the scenes, too
+            workers=workers,
             dense_depth=data.dense_depth,
         )
-    if cell.train_frames:
-        _list_first_frames(cell)
 
 
 def _list_first_frames(cell: Cell) -> None:
@@ -186,10 +191,18 @@ def describe_machine(cfg) -> str:
 
 
 def _commit() -> str | None:
-    """The project's, with "-dirty" where files differ from it; None outside a clone."""
-    command = ["git", "-C", str(PROJECT_ROOT), "describe", "--always", "--dirty", "--exclude=*"]
+    """The project's, with "-dirty" where its code or a config differs from it; None outside a clone."""
+
+    def git(*command: str) -> str:
+        ended = subprocess.run(
+            ["git", "-C", str(PROJECT_ROOT), *command], capture_output=True, text=True, check=True
+        )
+        return ended.stdout.strip()
+
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        code = ("train_net.py", "tools", "projects", "configs")
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", *code)
+        return git("rev-parse", "HEAD") + ("-dirty" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return None
 

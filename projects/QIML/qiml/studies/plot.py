@@ -5,7 +5,7 @@ from pathlib import Path
 from qiml.evaluation.figure import check_picture
 from qiml.io import atomic_path
 from qiml.studies.page import DETECTION, Column, Results, measures_by_variant, values_by_seed
-from qiml.studies.statistics import paired_difference
+from qiml.studies.statistics import differences_by_seed, paired_difference
 from qiml.studies.study import Study
 
 
@@ -58,7 +58,7 @@ def _draw_variants(axes, runs, study: Study, variants: list[str], column: Column
         difference = paired_difference(values, base)
         if difference is None:
             continue
-        dots = [values[seed] - base[seed] for seed in sorted(values.keys() & base.keys())]
+        dots = [*differences_by_seed(values, base).values()]
         axes.plot(dots, [height] * len(dots), "o", color="C0", alpha=0.4, markersize=4)
         if difference.low is not None:
             better = (difference.mean < 0) == column.lower_is_better

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from qiml.data.catalog import datasets_root
 from qiml.errors import ConfigError, QIMLError
-from qiml.studies.cell import CellFailed, run_cell
+from qiml.studies.cell import CellFailed, draw_scenes, run_cell
 from qiml.studies.records import append_record, finished
 from qiml.studies.study import Cell, Study
 
@@ -60,13 +60,11 @@ def _summary(measures: dict[str, float | None]) -> str:
     return f"AP3D(.5) {measures['ap3d_0.5']:.2f}, {found}"
 
 
-def in_processes(
-    cells: list[Cell], output_root: Path, jobs: int, threads: int | None
-) -> Iterator[Ended]:
-    """Run on this machine, `jobs` at once, each with a GPU, where there are any.
-
-    Each has `threads` threads; None: those that run at once share the cores.
-    """
+def in_processes(cells: list[Cell], output_root: Path, jobs: int, threads: int) -> Iterator[Ended]:
+    """Run on this machine, `jobs` at once, each with `threads` threads and a GPU, where there are any."""
+    # Before the runs, which would wait for each other's scenes.
+    for data in {cell.data for cell in cells}:
+        draw_scenes(data, workers=jobs * threads)
     # Started afresh, not forked: a forked PyTorch with threads may hang.
     context = multiprocessing.get_context("spawn")
     places = context.SimpleQueue()
@@ -74,10 +72,7 @@ def in_processes(
         places.put(gpu)
     with ProcessPoolExecutor(jobs, context, _take_gpu, (places,)) as pool:
         waiting = {
-            pool.submit(_run_in_pool, cell, str(output_root), threads or shared): cell
-            for cell, shared in zip(
-                cells, share_cores(len(cells), jobs, os.cpu_count()), strict=True
-            )
+            pool.submit(_run_in_pool, cell, str(output_root), threads): cell for cell in cells
         }
         try:
             for future in as_completed(waiting):
@@ -89,13 +84,6 @@ def in_processes(
                     yield waiting[future], _killed(waiting[future])
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def share_cores(runs: int, jobs: int, cores: int) -> list[int]:
-    """Threads of each of `runs` that go `jobs` at once: the last ones, where fewer are left, have more."""
-    left = runs % jobs
-    whole = [max(1, cores // jobs)] * (runs - left)
-    return whole + [max(1, cores // left)] * left if left else whole
 
 
 def visible_gpus() -> list[str]:
@@ -127,12 +115,10 @@ def _run_in_pool(cell: Cell, output_root: str, threads: int) -> dict:
     return run_cell(cell, output_root, threads)
 
 
-def on_ray(
-    cells: list[Cell], output_root: Path, address: str, threads: int | None
-) -> Iterator[Ended]:
+def on_ray(cells: list[Cell], output_root: Path, address: str, threads: int) -> Iterator[Ended]:
     """Run as tasks of a Ray cluster, as many at once as it has CPUs for, each with `threads` of them.
 
-    Of None each has one. Where the cluster has GPUs, each run takes one.
+    Where the cluster has GPUs, each run takes one.
 
     At the address "local" a cluster of this machine is started for the study alone. The nodes need this
     project at the same place; with `output_root` on a shared file system a run that loses its node goes on
@@ -155,7 +141,6 @@ def on_ray(
             expected="the address of a running Ray cluster, and its token",
             mend="start one (cluster/README.md), or leave --ray out to run on this machine",
         ) from error
-    threads = threads or 1
     # A cluster's processes have the folder and the environment of whoever started them.
     here = {"env_vars": {"DETECTRON2_DATASETS": str(datasets_root().absolute())}}
     gpus = min(1, ray.cluster_resources().get("GPU", 0))

@@ -69,16 +69,23 @@ def paired_difference(
     Returns:
         None where no seed is in both.
     """
-    seeds = sorted(variant.keys() & baseline.keys())
-    if not seeds:
+    differences = np.array([*differences_by_seed(variant, baseline).values()])
+    count = len(differences)
+    if not count:
         return None
-    differences = np.array([variant[seed] - baseline[seed] for seed in seeds])
     mean, higher = float(differences.mean()), int((differences > 0).sum())
-    if len(seeds) < 2:
-        return PairedDifference(mean, None, None, None, None, higher, len(seeds))
+    if count < 2:
+        return PairedDifference(mean, None, None, None, None, higher, count)
     low, high = bootstrap_interval(differences)
-    margin = _t_quantile(len(seeds) - 1) * float(differences.std(ddof=1)) / math.sqrt(len(seeds))
-    return PairedDifference(mean, low, high, mean - margin, mean + margin, higher, len(seeds))
+    margin = _t_quantile(count - 1) * float(differences.std(ddof=1)) / math.sqrt(count)
+    return PairedDifference(mean, low, high, mean - margin, mean + margin, higher, count)
+
+
+def differences_by_seed(variant: dict[int, float], baseline: dict[int, float]) -> dict[int, float]:
+    """Seed → difference, of the seeds that both have, in rising order."""
+    return {
+        seed: variant[seed] - baseline[seed] for seed in sorted(variant.keys() & baseline.keys())
+    }
 
 
 def repeat_interval(values: Sequence[float], count: int) -> tuple[float, float]:
